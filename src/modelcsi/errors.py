@@ -16,6 +16,7 @@
         ├── RegistryUnavailable     network, 408, 429, 5xx
         ├── Busy                    every publish slot is taken by work that cannot be put off
         ├── ShuttingDown
+        ├── MountFailed             the kernel refuses a mount; nothing of it is left
         ├── RollbackFailed          something of a failed call is still on the node
         └── StoreFull
 
@@ -101,6 +102,10 @@ class Busy(TransientError):
 
 class ShuttingDown(TransientError):
     """The driver is about to end; its successor will answer."""
+
+
+class MountFailed(TransientError):
+    """The kernel refuses a mount, and nothing of it is left; the cause is the node or its limits, not the request."""
 
 
 class RollbackFailed(TransientError):

@@ -23,11 +23,11 @@ class Descriptor:
     media_type: str
     digest: Digest
     size: int
-    annotations: Mapping[str, str] = _EMPTY
+    annotations: Mapping[str, str] = field(default_factory=lambda: _EMPTY, hash=False)  # hashable only since 3.12
     artifact_type: str | None = None
     data: bytes | None = None
     """Content embedded in the descriptor, already checked against digest and size."""
-    platform: Mapping[str, str] | None = None
+    platform: Mapping[str, str] | None = field(default=None, hash=False)
     """`os`, `architecture`, `variant` … of an index entry; None when the entry has none."""
     extra: Mapping[str, Any] = field(default_factory=lambda: MappingProxyType({}), compare=False)
     """Fields that the specification does not define (Ollama's `name`)."""

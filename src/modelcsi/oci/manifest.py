@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, NoReturn
 
 from modelcsi.errors import UnsupportedArtifact
@@ -35,7 +35,7 @@ class Manifest:
     artifact_type: str | None
     config: Descriptor | None
     layers: tuple[Descriptor, ...]
-    annotations: Mapping[str, str]
+    annotations: Mapping[str, str] = field(hash=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,7 +45,7 @@ class Index:
     media_type: str
     artifact_type: str | None
     manifests: tuple[Descriptor, ...]
-    annotations: Mapping[str, str]
+    annotations: Mapping[str, str] = field(hash=False)
 
 
 def parse_manifest(content: bytes, content_type: str = "") -> Manifest | Index:
@@ -56,14 +56,17 @@ def parse_manifest(content: bytes, content_type: str = "") -> Manifest | Index:
     duplicate keys, with both `layers` and `manifests` (containerd GHSA-5j5w-g665-5m35), or of another kind.
     """
     document = parse_json_object(content, "the manifest", MAX_MANIFEST_BYTES)
-    media_type = document.get("mediaType") or content_type.partition(";")[0].strip().lower()
+    media_type = document.get("mediaType") or ""
     if not isinstance(media_type, str):
         raise UnsupportedArtifact("the manifest's mediaType is not a string")
     if "layers" in document and "manifests" in document:
         raise UnsupportedArtifact("the manifest has both layers and manifests: its meaning depends on who reads it")
     if "fsLayers" in document or document.get("schemaVersion") == 1:
-        raise UnsupportedArtifact("the manifest is of Docker's schema 1", hint="push the artifact again with a current tool")
-    is_index = "manifests" in document or (media_type in _INDEX_TYPES and "layers" not in document)
+        raise UnsupportedArtifact(
+            "the manifest is of Docker's schema 1", hint="push the artifact again with a current tool"
+        )
+    guess = media_type or content_type.partition(";")[0].strip().lower()
+    is_index = "manifests" in document or (guess in _INDEX_TYPES and not document.keys() & {"layers", "config"})
     if (is_index and media_type in _MANIFEST_TYPES) or (not is_index and media_type in _INDEX_TYPES):
         raise UnsupportedArtifact(f"the manifest calls itself {media_type} and has the fields of another type")
     artifact_type = document.get("artifactType")

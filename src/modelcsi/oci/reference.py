@@ -59,7 +59,9 @@ class Reference:
             hint = "a repository is lower case" if repository != repository.lower() else _HINT
             raise InvalidRequest(f"invalid repository {repository[:140]!r} in reference {_shown(text)}", hint=hint)
         if len(repository) > _MAX_REPOSITORY_LENGTH:
-            raise InvalidRequest(f"the repository in reference {_shown(text)} has over {_MAX_REPOSITORY_LENGTH} characters")
+            raise InvalidRequest(
+                f"the repository in reference {_shown(text)} has over {_MAX_REPOSITORY_LENGTH} characters"
+            )
         if not colon:
             return cls(host, repository, None if digest else _DEFAULT_TAG, digest)
         return cls(host, repository, tag, digest)

@@ -1,0 +1,45 @@
+"""The objects that several commands share, built from the configuration."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+from modelcsi.config.environment import Environment, docker_config_dir, read_environment
+from modelcsi.registry.client import Registry
+from modelcsi.registry.credentials import Keychain
+from modelcsi.registry.hosts import Hosts
+from modelcsi.registry.proxies import ProxySettings
+from modelcsi.registry.transport import HttpTransport
+
+
+@dataclass(frozen=True, slots=True)
+class RegistrySettings:
+    """How registries are reached, whatever says it: the driver's configuration or a command's flags."""
+
+    docker_config_dir: Path
+    hosts_dir: Path | None
+    proxy_url: str
+    environment: Environment
+
+
+def registry_of(settings: RegistrySettings) -> tuple[Registry, Keychain]:
+    """The client of all registries, and who we are there."""
+    environment = settings.environment
+    proxies = ProxySettings.parse(
+        https=settings.proxy_url or environment.https_proxy,
+        http=settings.proxy_url or environment.http_proxy,
+        no_proxy=environment.no_proxy,
+    )
+    ca_file = Path(environment.ssl_cert_file) if environment.ssl_cert_file else None
+    keychain = Keychain(settings.docker_config_dir)
+    return Registry(
+        HttpTransport(proxies=proxies, ca_file=ca_file), Hosts(keychain.scheme, settings.hosts_dir)
+    ), keychain
+
+
+def settings_of_flags(docker_config: Path | None, hosts_dir: Path | None) -> RegistrySettings:
+    """For commands of people: flags, then the environment."""
+    environment = read_environment(os.environ)
+    return RegistrySettings(docker_config or docker_config_dir(environment), hosts_dir, "", environment)

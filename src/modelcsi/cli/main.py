@@ -1,0 +1,234 @@
+"""`modelcsi`: which command, with which flags, and what its end means.
+
+Errors go to standard error: one line that says what and which, one that says what to do.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Callable, Sequence
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from modelcsi.errors import InvalidRequest, ModelCsiError
+
+if TYPE_CHECKING:
+    _Commands = argparse._SubParsersAction[argparse.ArgumentParser]  # noqa: SLF001 - argparse has no public name for it
+
+DONE, FAILED, WRONG_USAGE = 0, 1, 2
+DEFAULT_CONFIG = Path("/etc/model-csi-driver/config.yaml")
+_INTERRUPTED = 130
+
+_DESCRIPTION = """\
+Mount AI models, packaged as OCI artifacts, read-only into Kubernetes pods.
+
+The driver (node, controller) runs in a cluster; the other commands are for people:
+pack and push publish a model, pull and inspect look at one, status and cache tell
+what this node's driver holds and does.
+"""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command; returns the exit status."""
+    parser = _parser()
+    options = parser.parse_args(arguments)
+    if options.command is None:
+        options.run = _command_of_environment(parser)
+    run: Callable[[argparse.Namespace], int] = options.run
+    try:
+        return run(options)
+    except InvalidRequest as error:
+        return _report(error, WRONG_USAGE)
+    except ModelCsiError as error:
+        return _report(error, FAILED)
+    except KeyboardInterrupt:
+        print("\ninterrupted", file=sys.stderr)
+        return _INTERRUPTED
+    except BrokenPipeError:  # the reader of our output has gone (`| head`)
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return DONE
+
+
+def _report(error: ModelCsiError, status: int) -> int:
+    print(f"modelcsi: {error.message}", file=sys.stderr)
+    if error.hint:
+        print(f"  {error.hint}", file=sys.stderr)
+    return status
+
+
+def _command_of_environment(parser: argparse.ArgumentParser) -> Callable[[argparse.Namespace], int]:
+    """`modelcsi --config FILE` with X_CSI_MODE: how deployments of the upstream driver start it."""
+    mode = os.environ.get("X_CSI_MODE", "")
+    if mode not in ("node", "controller"):
+        parser.error("name a command, or set X_CSI_MODE to node or controller")
+    return _node if mode == "node" else _controller
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="modelcsi", description=_DESCRIPTION, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--version", action="version", version=f"modelcsi {version('model-csi-driver')}")
+    _add_driver_flags(parser)
+    commands = parser.add_subparsers(dest="command", metavar="COMMAND")
+    _add_driver_commands(commands)
+    _add_model_commands(commands)
+    _add_node_commands(commands)
+    return parser
+
+
+def _command(
+    commands: _Commands, name: str, run: Callable[[argparse.Namespace], int], text: str
+) -> argparse.ArgumentParser:
+    parser = commands.add_parser(
+        name, help=text.partition("\n")[0], description=text, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.set_defaults(run=run)
+    return parser
+
+
+def _add_driver_flags(parser: argparse.ArgumentParser, *, default: object = None) -> None:
+    parser.add_argument(
+        "--config",
+        type=Path,
+        metavar="FILE",
+        default=default or DEFAULT_CONFIG,
+        help=f"configuration (default: {DEFAULT_CONFIG})",
+    )
+    parser.add_argument(
+        "--log-level",
+        choices=("debug", "info", "warning", "error"),
+        default=default,
+        help="wins over log_level of the file",
+    )
+
+
+def _add_driver_commands(commands: _Commands) -> None:
+    node = _command(
+        commands, "node", _node, "run the driver of one node: the CSI Identity, Node and Controller services"
+    )
+    controller = _command(
+        commands, "controller", _controller, "run the CSI Controller service, for the external-provisioner"
+    )
+    for parser in (node, controller):
+        _add_driver_flags(parser, default=argparse.SUPPRESS)
+
+
+def _add_model_commands(commands: _Commands) -> None:
+    pack = _command(
+        commands,
+        "pack",
+        _pack,
+        "package a model's directory as a ModelPack artifact\n\n"
+        "Writes an OCI image layout beside DIR (or to --output), or with --push straight to the registry.",
+    )
+    pack.add_argument("directory", type=Path, metavar="DIR", help="the model: config.json, *.safetensors, tokenizer …")
+    pack.add_argument("reference", metavar="REF", help="registry/repository:tag")
+    pack.add_argument(
+        "--format", choices=("raw", "tar", "tar+gzip", "tar+zstd"), default="raw", help="of the layers (default: raw)"
+    )
+    pack.add_argument("--push", action="store_true", help="push it, too")
+    pack.add_argument(
+        "--output", type=Path, metavar="LAYOUT", help="directory of the OCI image layout (default: DIR.oci)"
+    )
+    push = _command(commands, "push", _push, "push a packed model to its registry")
+    push.add_argument("layout", type=Path, metavar="LAYOUT", help="what `modelcsi pack` wrote")
+    push.add_argument("reference", metavar="REF", help="registry/repository:tag")
+    pull = _command(
+        commands,
+        "pull",
+        _pull,
+        "pull a model into a directory, verified\n\nAn interrupted pull goes on where it was when it is started again.",
+    )
+    pull.add_argument("reference", metavar="REF", help="registry/repository:tag, or @sha256:…")
+    pull.add_argument("directory", type=Path, metavar="DIR", help="made by the command")
+    pull.add_argument("--exclude-model-weights", action="store_true", help="leave the weights out")
+    pull.add_argument(
+        "--exclude-file-patterns", default="", metavar="JSON", help='gitignore patterns, such as ["*.bin"]'
+    )
+    inspect = _command(commands, "inspect", _inspect, "show what a reference means: kind, digest, layers, files")
+    inspect.add_argument("reference", metavar="REF", help="registry/repository:tag, or @sha256:…")
+    for parser in (push, pull, inspect, pack):
+        parser.add_argument(
+            "--docker-config",
+            type=Path,
+            metavar="DIR",
+            help="directory of config.json (default: $DOCKER_CONFIG or ~/.docker)",
+        )
+        parser.add_argument("--registry-config", type=Path, metavar="DIR", help="containerd-style certs.d directory")
+        parser.add_argument("--json", action="store_true", help="print the result as JSON")
+
+
+def _add_node_commands(commands: _Commands) -> None:
+    status = _command(commands, "status", _status, "what this node's driver pulls and mounts now")
+    cache = _command(commands, "cache", _cache, "what this node's store holds")
+    actions = cache.add_subparsers(dest="action", metavar="ACTION", required=True)
+    ls = actions.add_parser("ls", help="the artifacts, least recently used first")
+    du = actions.add_parser("du", help="the space they take")
+    verify = actions.add_parser("verify", help="hash everything again, and remove what is damaged and unused")
+    verify.add_argument("digest", nargs="?", metavar="DIGEST", help="of one artifact (default: all)")
+    prune = actions.add_parser("prune", help="remove what no volume uses")
+    prune.add_argument(
+        "--keep", metavar="SIZE", default="0", help="leave so much of it, such as 100GiB (default: nothing)"
+    )
+    for parser in (status, ls, du, verify, prune):
+        parser.add_argument(
+            "--config", type=Path, metavar="FILE", default=argparse.SUPPRESS, help="names the store (root_dir)"
+        )
+        parser.add_argument("--root-dir", type=Path, metavar="DIR", help="the store, instead of the configuration's")
+        parser.add_argument("--json", action="store_true", help="print JSON")
+
+
+def _node(options: argparse.Namespace) -> int:
+    from modelcsi.cli.node import run_node
+
+    return run_node(options.config, options.log_level)
+
+
+def _controller(options: argparse.Namespace) -> int:
+    from modelcsi.cli.controller import run_controller
+
+    return run_controller(options.config, options.log_level)
+
+
+def _pack(options: argparse.Namespace) -> int:
+    from modelcsi.cli.pack import run_pack
+
+    return run_pack(options)
+
+
+def _push(options: argparse.Namespace) -> int:
+    from modelcsi.cli.pack import run_push
+
+    return run_push(options)
+
+
+def _pull(options: argparse.Namespace) -> int:
+    from modelcsi.cli.pull import run_pull
+
+    return run_pull(options)
+
+
+def _inspect(options: argparse.Namespace) -> int:
+    from modelcsi.cli.inspect import run_inspect
+
+    return run_inspect(options)
+
+
+def _status(options: argparse.Namespace) -> int:
+    from modelcsi.cli.cache import run_status
+
+    return run_status(options)
+
+
+def _cache(options: argparse.Namespace) -> int:
+    from modelcsi.cli.cache import run_cache
+
+    return run_cache(options)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,214 @@
+"""The configuration file: YAML in, a Config out, and for each mistake a sentence that names the file and the key.
+
+Stricter than YAML where a mistake would go unnoticed: no unknown key, no duplicate key, no text for a number. Reads the file and
+nothing else; no state, any thread.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import ipaddress
+import logging
+import os
+import re
+import typing
+from collections.abc import Callable, Hashable, Iterator, Mapping
+from decimal import Decimal
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from modelcsi.config.environment import read_environment
+from modelcsi.config.model import Address, Config, SizeBytes
+from modelcsi.errors import InvalidRequest
+
+logger = logging.getLogger(__name__)
+
+_VARIABLE = re.compile(r"\$(?:\{(?P<braced>\w+)\}|(?P<bare>\w+))")
+_SIZE = re.compile(
+    r"\s*(?P<number>[0-9][0-9,]*(?:\.[0-9]+)?)\s*(?P<prefix>[kmgtpe]?)(?P<binary>i?)b?\s*", re.IGNORECASE
+)
+_PREFIXES = "kmgtpe"
+_MERGE_TAG = "tag:yaml.org,2002:merge"
+
+
+def load_config(path: Path, environment: Mapping[str, str] = os.environ) -> Config:
+    """The checked content of the file, with defaults for what it leaves out and CSI_ENDPOINT in its place.
+
+    Logs a warning that names the keys which are set and ignored. Raises InvalidRequest, which names the file.
+    """
+    try:
+        document = _parse(path)
+        values = dict(_values(Config, document, "", environment))
+        known = read_environment(environment)
+        if known.csi_endpoint:
+            values["csi_endpoint"] = Address(known.csi_endpoint)
+        config = Config(environment=known, **values)
+    except InvalidRequest as error:
+        raise InvalidRequest(f"{path}: {error.message}", hint=error.hint) from error
+    ignored = [key for key, known_field, value in _keys(config) if known_field.metadata.get("ignored") and value]
+    if ignored:
+        logger.warning("%s: these keys have no effect, docs/configuration.md says why: %s", path, ", ".join(ignored))
+    return config
+
+
+class _StrictLoader(yaml.SafeLoader):
+    """YAML's last duplicate silently wins; in a configuration it is a mistake."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:  # noqa: FBT001, FBT002 (PyYAML's signature)
+        seen = set()
+        for key_node, _ in node.value:
+            if not isinstance(key_node, yaml.ScalarNode) or key_node.tag == _MERGE_TAG:
+                continue
+            if key_node.value in seen:
+                problem = f"the key {key_node.value!r} is there twice"
+                raise yaml.MarkedYAMLError(problem=problem, problem_mark=key_node.start_mark)
+            seen.add(key_node.value)
+        return super().construct_mapping(node, deep)
+
+
+def _parse(path: Path) -> Mapping[Hashable, object]:
+    try:
+        # bandit's S506 is about unsafe loaders; this one is a SafeLoader.
+        document = yaml.load(path.read_bytes(), Loader=_StrictLoader)  # noqa: S506
+    except OSError as error:
+        raise InvalidRequest(f"cannot be read: {error.strerror}") from error
+    except yaml.MarkedYAMLError as error:
+        mark = error.problem_mark or error.context_mark
+        place = f"line {mark.line + 1}: " if mark else ""
+        raise InvalidRequest(f"{place}{error.problem or error.context}") from error
+    except (yaml.YAMLError, ValueError) as error:
+        raise InvalidRequest(f"is not YAML: {str(error).splitlines()[0]}") from error
+    return _mapping(document, "the file") if document is not None else {}
+
+
+def _values(
+    section: type, document: Mapping[Hashable, object], prefix: str, variables: Mapping[str, str]
+) -> Iterator[tuple[str, Any]]:
+    """The constructor's arguments for what the document sets; null counts as not set, as templates write it."""
+    fields = {known.name: known for known in dataclasses.fields(section) if known.metadata.get("key", True)}
+    types = typing.get_type_hints(section)
+    for name, value in document.items():
+        key = f"{prefix}{name}"
+        if name not in fields:
+            raise InvalidRequest(f"unknown key {key!r}", hint=_nearest(key))
+        if value is not None:
+            yield str(name), _convert(types[str(name)], value, key, variables)
+
+
+def _convert(wanted: Any, value: object, key: str, variables: Mapping[str, str]) -> object:
+    if dataclasses.is_dataclass(wanted):
+        section = typing.cast("type", wanted)
+        return section(**dict(_values(section, _mapping(value, key), f"{key}.", variables)))
+    if wanted is Address:
+        return Address(_expand(_text(value, key), key, variables))
+    return _CONVERTERS[wanted](value, key)
+
+
+def _mapping(value: object, key: str) -> Mapping[Hashable, object]:
+    if not isinstance(value, dict):
+        raise InvalidRequest(f"{key} is {_shown(value)}, not a mapping of keys to values")
+    return value
+
+
+def _text(value: object, key: str) -> str:
+    if not isinstance(value, str):
+        # Without the value, which may be a token.
+        raise InvalidRequest(f"{key} is a {type(value).__name__}, not text", hint="put it in quotes")
+    return value
+
+
+def _flag(value: object, key: str) -> bool:
+    if not isinstance(value, bool):
+        raise InvalidRequest(f"{key} is {_shown(value)}, neither true nor false")
+    return value
+
+
+def _number(value: object, key: str) -> int:
+    # A bool is an int in Python.
+    if not isinstance(value, int) or isinstance(value, bool):
+        raise InvalidRequest(f"{key} is {_shown(value)}, not a whole number")
+    return value
+
+
+def _path(value: object, key: str) -> Path | None:
+    text = _text(value, key)
+    return Path(text) if text else None
+
+
+def _directory(value: object, key: str) -> Path:
+    return Path(_text(value, key))
+
+
+def _size(value: object, key: str) -> SizeBytes:
+    """Sizes as Go's humanize reads them, which upstream uses: `10TiB`, `10 Ti`, `500GB`, `1,000 kB`, a plain number."""
+    if isinstance(value, str) and (match := _SIZE.fullmatch(value)) and (match["prefix"] or not match["binary"]):
+        exponent = _PREFIXES.index(match["prefix"].lower()) + 1 if match["prefix"] else 0
+        unit = 1024 if match["binary"] else 1000
+        return SizeBytes(int(Decimal(match["number"].replace(",", "")) * unit**exponent))
+    if isinstance(value, int) and not isinstance(value, bool):
+        return SizeBytes(value)
+    raise InvalidRequest(f"{key} is {_shown(value)}, not a size", hint="write 10TiB, 500GB or a number of bytes")
+
+
+_CONVERTERS: dict[object, Callable[[object, str], object]] = {
+    str: _text,
+    bool: _flag,
+    int: _number,
+    SizeBytes: _size,
+    Path: _directory,
+    Path | None: _path,
+}
+
+
+def _expand(text: str, key: str, variables: Mapping[str, str]) -> str:
+    """Put in the values of `$NAME` and `${NAME}`, an IPv6 address in brackets."""
+
+    def value_of(match: re.Match[str]) -> str:
+        name = match["braced"] or match["bare"]
+        value = variables.get(name, "")
+        if not value:
+            raise InvalidRequest(
+                f"{key} is {text!r}, and the environment has no {name}", hint=f"set {name}, or write the address"
+            )
+        is_bracketed = text[: match.start()].endswith("[")
+        return f"[{value}]" if _is_ipv6(value) and not is_bracketed else value
+
+    return _VARIABLE.sub(value_of, text)
+
+
+def _is_ipv6(text: str) -> bool:
+    try:
+        return ipaddress.ip_address(text).version == 6
+    except ValueError:
+        return False
+
+
+def _nearest(key: str) -> str:
+    """What the writer of an unknown key may have meant: the same name elsewhere, else the most alike."""
+    known = [name for name, _, _ in _keys(Config())]
+    leaf = key.rpartition(".")[2]
+    same = [name for name in known if name.rpartition(".")[2] == leaf]
+    alike = same or difflib.get_close_matches(key, known, n=1)
+    return f"did you mean {alike[0]!r}?" if alike else f"known keys: {', '.join(known)}"
+
+
+def _keys(section: Any, prefix: str = "") -> Iterator[tuple[str, dataclasses.Field[Any], object]]:
+    """Every key below a section, sections included: its dotted name, its field and its value."""
+    for known in dataclasses.fields(section):
+        if known.metadata.get("key", True):
+            value = getattr(section, known.name)
+            yield f"{prefix}{known.name}", known, value
+            if dataclasses.is_dataclass(value):
+                yield from _keys(value, f"{prefix}{known.name}.")
+
+
+def _shown(value: object) -> str:
+    """A value in a message, by its kind alone where it could be long."""
+    if isinstance(value, dict):
+        return "a mapping"
+    if isinstance(value, list):
+        return "a list"
+    return f"the text {value[:60]!r}" if isinstance(value, str) else repr(value)

@@ -1,0 +1,206 @@
+"""Every key of the configuration file: its type, default, unit, and why it is so.
+
+docs/configuration.md is written from this file (`hack/gen-docs`). Keys of the upstream driver that mean nothing here are accepted,
+so that its configuration keeps working, and marked `ignored`; setting one is warned about. `restart` marks what is
+read once, at start. Values are checked when they are made and never change.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import NewType
+
+from modelcsi.config.address import TcpAddress, parse_socket_path
+from modelcsi.config.environment import Environment, docker_config_dir
+from modelcsi.errors import InvalidRequest
+
+Address = NewType("Address", str)
+"""Text in which `$NAME` and `${NAME}` stand for environment variables."""
+SizeBytes = NewType("SizeBytes", int)
+"""Written as a number of bytes or as `10TiB` (powers of 1024), `500GB` (powers of 1000)."""
+
+_RESTART = {"restart": True}
+_IGNORED = {"ignored": True}
+# CSI, GetPluginInfoResponse.name.
+_SERVICE_NAME = re.compile(r"[A-Za-z0-9](?:[-.A-Za-z0-9]{0,61}[A-Za-z0-9])?")
+_LOG_LEVELS = ("debug", "info", "warning", "error")
+_MIN_MEMORY_BYTES = 8 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class PullConfig:
+    """How artifacts are fetched."""
+
+    docker_config_dir: Path | None = None
+    """The directory of a docker `config.json` with the node's own credentials and plain registries (`auths[host].serverscheme:
+    http`). Default: `$DOCKER_CONFIG`, else `~/.docker`. The file is read at each attempt, so a rotated secret needs no restart."""
+
+    proxy_url: str = field(default="", repr=False)
+    """`http://` or `https://` URL of the proxy for all registries but those of NO_PROXY and loopback. Default: none, then
+    HTTPS_PROXY and HTTP_PROXY count. `$` is not expanded, since passwords contain it."""
+
+    concurrency: int = 0
+    """Layers of one artifact that are pulled at the same time. Default: 0, which means 4: measured, four layers saturate two cores,
+    and more only take memory from each other. (Upstream's 0 means 5.)"""
+
+    parallel_pulls: int = field(default=4, metadata=_RESTART)
+    """Artifacts that are pulled at the same time; of those that wait, the one with the fewest bytes left starts next, so that a huge
+    model does not starve small ones. Default: 4, a guess."""
+
+    memory_budget: SizeBytes = field(default=SizeBytes(64 << 20), metadata=_RESTART)
+    """Bytes that all pulls together may hold between network and disk. Default: 64MiB, which keeps the process under 150 MiB; at
+    least 8MiB."""
+
+    dragonfly_endpoint: str = field(default="", metadata=_IGNORED)
+    """Upstream's socket of Dragonfly's dfdaemon. Ignored: configure Dragonfly's proxy as a mirror in `registry.config_path`."""
+
+    pull_layer_timeout_in_seconds: int = field(default=0, metadata=_IGNORED)
+    """Ignored, as upstream ignores it: a pull has no total time limit, only limits for connecting and for silence."""
+
+    node_layer_concurrency: int = field(default=0, metadata=_IGNORED)
+    """Of an unreleased upstream change. Ignored: `parallel_pulls` and `memory_budget` limit what a node does at once."""
+
+    def __post_init__(self) -> None:
+        _require(self.concurrency >= 0, f"pull_config.concurrency is {self.concurrency}, less than 0")
+        _require(self.parallel_pulls >= 1, f"pull_config.parallel_pulls is {self.parallel_pulls}, less than 1")
+        _require(self.memory_budget >= _MIN_MEMORY_BYTES, "pull_config.memory_budget is less than 8MiB")
+        # The URL may hold a password, so the message does not show it.
+        schemes = ("http://", "https://")
+        _require(
+            not self.proxy_url or self.proxy_url.startswith(schemes),
+            "pull_config.proxy_url is no http:// or https:// URL",
+        )
+
+    @property
+    def layers_at_once(self) -> int:
+        """`concurrency`, with its 0 resolved."""
+        return self.concurrency or 4
+
+
+@dataclass(frozen=True, slots=True)
+class FeaturesConfig:
+    """Switches, under upstream's name for them."""
+
+    check_disk_quota: bool = False
+    """Upstream: look for free space before a pull. Here space is always checked, and reserved, before the first byte; both values
+    mean the same. Default: false."""
+
+    disk_usage_limit: SizeBytes = SizeBytes(0)
+    """Bytes that all content on the node may take; what nobody uses is evicted to stay below, and a pull that cannot is refused with
+    RESOURCE_EXHAUSTED. Default: 0, which means the file system's free space. Counts whenever it is set, whatever
+    `check_disk_quota` says."""
+
+    def __post_init__(self) -> None:
+        _require(self.disk_usage_limit >= 0, "features.disk_usage_limit is less than 0")
+
+
+@dataclass(frozen=True, slots=True)
+class RegistryConfig:
+    """How registries are reached."""
+
+    config_path: Path | None = None
+    """A directory in containerd's form (`HOST/hosts.toml`, `HOST/ca.crt`) that names mirrors, certificates and plain registries;
+    `/etc/containerd/certs.d` shares the runtime's. Default: none: every registry is its own host, over verified TLS. The files are
+    read at each pull."""
+
+
+@dataclass(frozen=True, slots=True)
+class Config:
+    """The whole file, and the environment it was read in."""
+
+    service_name: str = field(default="model.csi.modelpack.org", metadata=_RESTART)
+    """The driver's name in the CSIDriver object and in pod specs, and the prefix of its attributes (`<service_name>/reference`).
+    Default: `model.csi.modelpack.org`, the upstream driver's, so that its volumes keep working."""
+
+    csi_endpoint: Address = field(default=Address("unix:///csi/csi.sock"), metadata=_RESTART)
+    """The unix socket of the CSI services; CSI_ENDPOINT wins. A path has at most 107 bytes. Default: `unix:///csi/csi.sock`, where
+    the chart mounts kubelet's plugin directory."""
+
+    root_dir: Path = field(default=Path("/var/lib/model-csi"), metadata=_RESTART)
+    """The directory of everything the driver keeps: content, views, state, control socket. One file system, local, with hard
+    links; one driver at a time. Default: `/var/lib/model-csi`, the chart's host path."""
+
+    metrics_addr: Address = field(default=Address(""), metadata=_RESTART)
+    """`tcp://HOST:PORT` of `/metrics`, `/metrics/detail`, `/healthz` and `/readyz`; `tcp://$POD_IP:5244` also serves
+    127.0.0.1:5244. Model names are on `/metrics/detail` only. Default: none, nothing is served."""
+
+    log_level: str = "info"
+    """`debug`, `info`, `warning` or `error`; `--log-level` wins. Default: `info`, what an operator counts or acts on."""
+
+    publish_slots: int = field(default=32, metadata=_RESTART)
+    """Publish calls that may wait for pulls at the same time; 16 more threads answer everything else, so that probes never queue
+    behind pulls. When all are taken, the one that has waited longest is told to come back. Default: 32, a guess of how many pods
+    start on a node at once."""
+
+    pull_config: PullConfig = field(default_factory=PullConfig)
+    """Fetching artifacts."""
+
+    features: FeaturesConfig = field(default_factory=FeaturesConfig)
+    """Switches."""
+
+    registry: RegistryConfig = field(default_factory=RegistryConfig)
+    """Reaching registries."""
+
+    external_csi_endpoint: str = field(default="", metadata=_IGNORED)
+    """Upstream: where a node serves CSI over TCP for its controller. Ignored: this driver's controller is stateless, calls no node,
+    and no CSI service is ever offered to the network."""
+
+    external_csi_authorization: str = field(default="", repr=False, metadata=_IGNORED)
+    """The token of `external_csi_endpoint`. Ignored."""
+
+    dynamic_csi_endpoint: str = field(default="", metadata=_IGNORED)
+    """Deprecated upstream. Ignored: remove it."""
+
+    trace_endpoint: str = field(default="", metadata=_IGNORED)
+    """Upstream: an OTLP/HTTP URL for traces. Ignored: this version sends none."""
+
+    pprof_addr: str = field(default="", metadata=_IGNORED)
+    """Upstream: where Go's profiler listens. Ignored."""
+
+    environment: Environment = field(default_factory=Environment, metadata={"key": False})
+    """Not a key: the variables of the process."""
+
+    def __post_init__(self) -> None:
+        _require(
+            _SERVICE_NAME.fullmatch(self.service_name), f"service_name {self.service_name!r} is no CSI driver name"
+        )
+        _require(self.root_dir.is_absolute(), f"root_dir {str(self.root_dir)!r} is not an absolute path")
+        _require(self.log_level in _LOG_LEVELS, f"log_level {self.log_level!r} is none of {', '.join(_LOG_LEVELS)}")
+        _require(self.publish_slots >= 1, f"publish_slots is {self.publish_slots}, less than 1")
+        _named("csi_endpoint", lambda: self.csi_socket)
+        _named("metrics_addr", lambda: self.metrics_addresses)
+
+    @property
+    def csi_socket(self) -> Path:
+        """The path of `csi_endpoint`."""
+        return parse_socket_path(self.csi_endpoint)
+
+    @property
+    def metrics_addresses(self) -> tuple[TcpAddress, ...]:
+        """Where metrics are served: nowhere, at `metrics_addr`, or there and at the same port of 127.0.0.1 (`POD_IP`)."""
+        if not self.metrics_addr:
+            return ()
+        address = TcpAddress.parse(self.metrics_addr)
+        if address.host != self.environment.pod_ip:
+            return (address,)
+        return tuple(dict.fromkeys((address, TcpAddress("127.0.0.1", address.port))))
+
+    @property
+    def docker_config_dir(self) -> Path:
+        """Where the node's docker config.json is looked for."""
+        return self.pull_config.docker_config_dir or docker_config_dir(self.environment)
+
+
+def _require(condition: object, message: str) -> None:
+    if not condition:
+        raise InvalidRequest(message)
+
+
+def _named(key: str, read: Callable[[], object]) -> None:
+    try:
+        read()
+    except InvalidRequest as error:
+        raise InvalidRequest(f"{key}: {error.message}", hint=error.hint) from error

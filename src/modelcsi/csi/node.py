@@ -1,0 +1,124 @@
+"""CSI's Node service: requests to the use cases of `volume`, and their results back.
+
+Checks only what is CSI's (fields, limits, capabilities, in the order that csi-sanity asks for); what the attributes mean is
+decided by `volume.spec`, what happens by `volume.volumes`.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Protocol
+
+import grpc
+
+from modelcsi.csi.interceptors import deadline_of
+from modelcsi.csi.pb import csi_pb2, csi_pb2_grpc
+from modelcsi.csi.requests import MAX_ID_BYTES, check_capabilities, check_text
+from modelcsi.deadline import Deadline
+from modelcsi.errors import InvalidRequest
+from modelcsi.volume.spec import VolumeId, VolumeSpec, parse_spec
+from modelcsi.volume.volumes import VolumeStats
+
+_MAX_PATH_BYTES = 4096
+# CSI says 4 KiB, which kubelet does not enforce and service account tokens outgrow; generous, and far below what hurts.
+_MAX_ATTRIBUTES_BYTES = 256 * 1024
+
+
+class NodeVolumes(Protocol):
+    """The use cases, as far as the Node service needs them; `volume.volumes.Volumes` has them."""
+
+    def publish(self, spec: VolumeSpec, deadline: Deadline) -> None:
+        """Return when the volume is mounted at its target."""
+
+    def unpublish(self, volume_id: VolumeId, target: str) -> None:
+        """Return when nothing of the volume is at the target."""
+
+    def stats(self, volume_id: VolumeId, path: str) -> VolumeStats:
+        """What the volume at `path` takes; NotFound if it is not there."""
+
+
+class Node(csi_pb2_grpc.NodeServicer):
+    """Publishes, unpublishes and measures volumes on this node."""
+
+    def __init__(self, volumes: NodeVolumes, *, service_name: str, node_id: str) -> None:
+        self._volumes = volumes
+        self._service_name = service_name
+        self._node_id = node_id
+
+    def NodePublishVolume(
+        self, request: csi_pb2.NodePublishVolumeRequest, context: grpc.ServicerContext
+    ) -> csi_pb2.NodePublishVolumeResponse:
+        """Mount the model, read-only whatever `readonly` says (kubelet's flag does not follow pv.spec.csi.readOnly)."""
+        deadline = deadline_of(context)
+        check_text("volume_id", request.volume_id, MAX_ID_BYTES)
+        _check_target(request.target_path)
+        if not request.HasField("volume_capability"):
+            raise InvalidRequest("volume_capability is missing")
+        check_capabilities([request.volume_capability])
+        attributes = dict(request.volume_context)
+        if sum(len(key) + len(value) for key, value in attributes.items()) > _MAX_ATTRIBUTES_BYTES:
+            raise InvalidRequest(f"volume_context has over {_MAX_ATTRIBUTES_BYTES} bytes")
+        spec = parse_spec(request.volume_id, request.target_path, attributes, dict(request.secrets), self._service_name)
+        self._volumes.publish(spec, deadline)
+        return csi_pb2.NodePublishVolumeResponse()
+
+    def NodeUnpublishVolume(
+        self, request: csi_pb2.NodeUnpublishVolumeRequest, context: grpc.ServicerContext
+    ) -> csi_pb2.NodeUnpublishVolumeResponse:
+        """Unmount and remove the target; OK when there is nothing.
+
+        No limit on the id: it may be of another driver's volume, and a refusal would keep its pod Terminating for ever.
+        """
+        if not request.volume_id:
+            raise InvalidRequest("volume_id is missing")
+        _check_target(request.target_path)
+        self._volumes.unpublish(VolumeId(request.volume_id), request.target_path)
+        return csi_pb2.NodeUnpublishVolumeResponse()
+
+    def NodeGetVolumeStats(
+        self, request: csi_pb2.NodeGetVolumeStatsRequest, context: grpc.ServicerContext
+    ) -> csi_pb2.NodeGetVolumeStatsResponse:
+        """Bytes, inodes and condition of a published volume; a path that cannot be a target is simply not found."""
+        check_text("volume_id", request.volume_id, MAX_ID_BYTES)
+        check_text("volume_path", request.volume_path, _MAX_PATH_BYTES)
+        stats = self._volumes.stats(VolumeId(request.volume_id), request.volume_path)
+        usage = csi_pb2.VolumeUsage
+        return csi_pb2.NodeGetVolumeStatsResponse(
+            usage=[
+                usage(
+                    unit=usage.BYTES,
+                    total=stats.total_bytes,
+                    used=stats.used_bytes,
+                    available=stats.available_bytes,
+                ),
+                usage(
+                    unit=usage.INODES,
+                    total=stats.total_inodes,
+                    used=stats.used_inodes,
+                    available=stats.available_inodes,
+                ),
+            ],
+            volume_condition=csi_pb2.VolumeCondition(abnormal=stats.abnormal, message=stats.message),
+        )
+
+    def NodeGetCapabilities(
+        self, request: csi_pb2.NodeGetCapabilitiesRequest, context: grpc.ServicerContext
+    ) -> csi_pb2.NodeGetCapabilitiesResponse:
+        """Statistics with condition. No staging: inline volumes are never staged, and a view is shared by itself."""
+        rpc = csi_pb2.NodeServiceCapability.RPC
+        kinds = (rpc.GET_VOLUME_STATS, rpc.VOLUME_CONDITION)
+        return csi_pb2.NodeGetCapabilitiesResponse(
+            capabilities=[csi_pb2.NodeServiceCapability(rpc=rpc(type=kind)) for kind in kinds]
+        )
+
+    def NodeGetInfo(
+        self, request: csi_pb2.NodeGetInfoRequest, context: grpc.ServicerContext
+    ) -> csi_pb2.NodeGetInfoResponse:
+        """The node's id. No limit of volumes, and no topology: a model can be pulled on every node."""
+        return csi_pb2.NodeGetInfoResponse(node_id=self._node_id)
+
+
+def _check_target(target: str) -> None:
+    check_text("target_path", target, _MAX_PATH_BYTES)
+    if not Path(target).is_absolute():
+        raise InvalidRequest(f"target_path {target[:200]!r} is not absolute")

@@ -1,0 +1,292 @@
+"""Brings one layer of an artifact into the store, or proves that a repository may use what is there already.
+
+Cases, by what the manifest tells of the layer:
+1. a raw file: received into its final form, in any order;
+2. an uncompressed tar: members are written from the stream; what is in no member is kept beside them for a resume;
+3. a compressed tar: members are written from the stream; over 16 MiB the received bytes are kept until the commit, so that
+   a killed pull does not fetch them again;
+4. undecided (a tar if its bytes are one): received as a file, then unpacked if it is a tar.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import threading
+from collections.abc import Iterator
+from contextlib import closing
+from dataclasses import dataclass, replace
+from typing import Self
+
+from modelcsi.artifact.layer import Compression, Layer, is_tar_head, sniff_codec
+from modelcsi.artifact.members import Member
+from modelcsi.artifact.selection import Selection
+from modelcsi.errors import CorruptContent, UnsupportedArtifact
+from modelcsi.oci.descriptor import Descriptor
+from modelcsi.pull.claims import Claims
+from modelcsi.pull.decode import decode
+from modelcsi.pull.progress import Progress
+from modelcsi.pull.sources import Sources
+from modelcsi.pull.transfer import Origin, Target, Transfer
+from modelcsi.pull.unpack import Unpacker, missing_members
+from modelcsi.pull.window import MemoryBudget
+from modelcsi.store.content import ReadyBlob, ReadyLayer
+from modelcsi.store.ingest import BlobIngest, LayerIngest, discard_ingest, ingested_bytes
+from modelcsi.store.space import Reservation
+from modelcsi.store.store import Store
+
+logger = logging.getLogger(__name__)
+
+_ATTEMPTS = 3
+"""How often a blob that does not match its digest is fetched before the answer is CorruptContent."""
+KEEP_COMPRESSED_ABOVE_BYTES = 16 << 20
+"""Writing the received bytes as well costs 0.1 CPU-s/GB beside 1 to 2 of decompression; fetching them again costs more."""
+_READ_BYTES = 1 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class LayerWork:
+    """What the layers of one job share."""
+
+    selection: Selection
+    sources: Sources
+    progress: Progress
+    reservation: Reservation
+    stop: threading.Event
+
+
+class LayerPuller:
+    """One per process: no layer is fetched twice at a time, whichever jobs want it."""
+
+    def __init__(self, store: Store, budget: MemoryBudget) -> None:
+        self._store = store
+        self._budget = budget
+        self._claims = Claims()
+
+    def holds(self, layer: Layer, selection: Selection) -> bool:
+        """Whether the store has all that the selection shows of the layer."""
+        content = self._store.content
+        if (layer.undecided or not layer.codec.is_tar) and content.has_blob(layer.digest):
+            return True
+        members = content.members(layer.digest) if layer.codec.is_tar else None
+        return members is not None and not missing_members(layer, members, selection)
+
+    def need_bytes(self, layer: Layer, selection: Selection) -> int:
+        """Bytes of disk that bringing the layer takes, as far as the manifest tells."""
+        if self.holds(layer, selection):
+            return 0
+        return max(0, layer.size - ingested_bytes(self._store.layout, layer.digest))
+
+    def pull(self, layer: Layer, work: LayerWork) -> None:
+        """Bring the layer here, or wait until another job has, and prove that the job's repository may use it.
+
+        Raises CorruptContent after three attempts, UnsupportedArtifact, StoreFull, Stopped, or a registry's final answer.
+        """
+        with self._claims.hold(layer.digest, work.stop):
+            if self.holds(layer, work.selection):
+                if self._is_proven(layer, work.sources):
+                    work.progress.add(layer.size, is_downloaded=False)
+                else:  # another host delivered it: only a full delivery shows that this one holds it too
+                    self._transfer(layer.descriptor, _Nothing(layer.size), work)
+                    self._record_delivery(layer, work.sources)
+                return
+            self._store.collector.begin_writing(layer.digest)
+            try:
+                self._bring(layer, work)
+            finally:
+                self._store.collector.end_writing(layer.digest)
+            self._record_delivery(layer, work.sources)
+
+    def _bring(self, layer: Layer, work: LayerWork) -> None:
+        for attempt in range(1, _ATTEMPTS + 1):
+            before = work.progress.remaining_bytes
+            try:
+                if layer.undecided:
+                    self._bring_undecided(layer, work)
+                elif layer.codec.is_tar:
+                    self._bring_tar(layer, work)
+                else:
+                    self._bring_blob(layer, work)
+            except CorruptContent as error:
+                discard_ingest(self._store.layout, layer.digest)
+                work.progress.take_back(max(0, before - work.progress.remaining_bytes))
+                if attempt == _ATTEMPTS or work.stop.is_set():
+                    raise
+                logger.warning("attempt %d: %s", attempt, error)
+            except UnsupportedArtifact:
+                discard_ingest(self._store.layout, layer.digest)
+                raise
+            else:
+                return
+
+    def _bring_blob(self, layer: Layer, work: LayerWork) -> None:
+        ingest = BlobIngest(self._store.layout, layer.digest, layer.size)
+        with closing(ingest):
+            self._transfer(layer.descriptor, _Accounted(ingest, work.reservation), work)
+            self._store.content.commit(_ready(ingest, layer))
+
+    def _bring_tar(self, layer: Layer, work: LayerWork) -> None:
+        is_plain = layer.codec.compression is Compression.NONE
+        with closing(self._layer_ingest(layer, work.selection, is_resumable=is_plain)) as ingest:
+            unpacker = Unpacker(layer, work.selection, ingest, work.reservation)
+            if is_plain or layer.size < KEEP_COMPRESSED_ABOVE_BYTES:
+                self._transfer(layer.descriptor, _Streamed(ingest, layer.size), work, unpacker)
+            else:
+                with closing(BlobIngest(self._store.layout, layer.digest, layer.size)) as received:
+                    self._transfer(layer.descriptor, _Accounted(received, work.reservation), work, unpacker)
+            self._commit_layer(layer, work, ingest, unpacker.members)
+
+    def _bring_undecided(self, layer: Layer, work: LayerWork) -> None:
+        with closing(BlobIngest(self._store.layout, layer.digest, layer.size)) as received:
+            self._transfer(layer.descriptor, _Accounted(received, work.reservation), work)
+            head = b"".join(received.read(0, min(layer.size, _READ_BYTES)))
+            if _is_tar(layer, head):
+                with closing(self._layer_ingest(layer, work.selection, is_resumable=False)) as ingest:
+                    unpacker = Unpacker(layer, work.selection, ingest, work.reservation)
+                    unpacker.run(received.read(0, layer.size))
+                    if all(layer.admits(member.path) for member in unpacker.members):
+                        self._commit_layer(layer, work, ingest, unpacker.members)
+                        return
+            self._store.content.commit(_ready(received, layer))
+
+    def _layer_ingest(self, layer: Layer, selection: Selection, *, is_resumable: bool) -> LayerIngest:
+        plan = json.dumps([layer.codec.is_tar, layer.codec.compression.value, selection.key(), layer.sole_member_path])
+        return LayerIngest(self._store.layout, layer.digest, plan, is_resumable=is_resumable)
+
+    def _commit_layer(self, layer: Layer, work: LayerWork, ingest: LayerIngest, members: list[Member]) -> None:
+        self._store.content.commit(ReadyLayer(ingest, tuple(members)))
+        if missing_members(layer, self._store.content.members(layer.digest) or (), work.selection):
+            # A hard link that is wanted points at a file that is not: known only now. Read once more, keeping everything.
+            self._bring_tar(layer, replace(work, selection=Selection()))
+
+    def _transfer(
+        self, descriptor: Descriptor, target: Target, work: LayerWork, unpacker: Unpacker | None = None
+    ) -> None:
+        inline = b"" if descriptor.size == 0 else descriptor.data
+        origin: Origin = work.sources if inline is None else _Inline(inline)
+        transfer = Transfer(origin, work.progress, self._budget, work.stop)
+        transfer.run(descriptor, target, None if unpacker is None else unpacker.run)
+
+    def _is_proven(self, layer: Layer, sources: Sources) -> bool:
+        """Whether a repository of this job delivered the layer before, or shows now that it holds it.
+
+        An answer to a HEAD counts only for a host that delivered the bytes once: a registry that answers yes to everything
+        would else get at private bytes of another one.
+        """
+        if layer.size == 0 or layer.descriptor.data is not None:
+            return True
+        records = self._store.records
+        for repository in sources.repositories():
+            if records.deliveries([layer.digest], repository.host, repository.name):
+                return True
+            if records.came_from(layer.digest, repository.host) and sources.has_blob(repository, layer.digest):
+                records.put_delivery([layer.digest], repository.host, repository.name)
+                return True
+        return False
+
+    def _record_delivery(self, layer: Layer, sources: Sources) -> None:
+        for repository in sources.repositories()[:1]:
+            self._store.records.put_delivery([layer.digest], repository.host, repository.name)
+
+
+class _Accounted:
+    """A blob's ingest whose blocks are taken from the job's reservation as they are written, or at once."""
+
+    def __init__(self, ingest: BlobIngest, reservation: Reservation) -> None:
+        self._ingest = ingest
+        self._reservation = reservation
+        if ingest.is_preallocated:
+            reservation.used(ingest.size - ingest.stored_bytes())
+
+    def runs(self) -> Iterator[tuple[int, int, bool]]:
+        return self._ingest.runs()
+
+    def read(self, start: int, end: int) -> Iterator[bytes]:
+        return self._ingest.read(start, end)
+
+    def write(self, offset: int, data: bytes) -> None:
+        self._ingest.write(offset, data)
+        if not self._ingest.is_preallocated:
+            self._reservation.used(len(data))
+
+
+class _Streamed:
+    """A tar that is unpacked as it arrives: the unpacker stores, nothing is stored here."""
+
+    def __init__(self, ingest: LayerIngest, size: int) -> None:
+        self._ingest = ingest
+        self._size = size
+
+    def runs(self) -> Iterator[tuple[int, int, bool]]:
+        stored = min(self._ingest.stored_bytes(), self._size)
+        if stored:
+            yield 0, stored, True
+        if stored < self._size:
+            yield stored, self._size, False
+
+    def read(self, start: int, end: int) -> Iterator[bytes]:
+        left = end - start
+        for piece in self._ingest.read_again():
+            yield piece[:left]
+            left -= len(piece)
+            if left <= 0:
+                return
+
+    def write(self, offset: int, data: bytes) -> None:
+        """The unpacker gets the same bytes in order, and writes them."""
+
+
+class _Nothing:
+    """Bytes that are received only to see that they match."""
+
+    def __init__(self, size: int) -> None:
+        self._size = size
+
+    def runs(self) -> Iterator[tuple[int, int, bool]]:
+        if self._size:
+            yield 0, self._size, False
+
+    def read(self, start: int, end: int) -> Iterator[bytes]:
+        raise AssertionError(f"nothing is stored, {start} to {end} neither")
+
+    def write(self, offset: int, data: bytes) -> None:
+        """Hashed by the transfer; not wanted otherwise."""
+
+
+class _Inline:
+    """A descriptor's own `data` (checked when it was parsed), or the empty blob: no request is made for them."""
+
+    def __init__(self, data: bytes) -> None:
+        self._data = data
+        self._position = 0
+        self.honours_ranges = True
+
+    def open_blob(self, descriptor: Descriptor, start: int, end: int | None) -> _Inline:
+        del descriptor
+        self._data, self._position = self._data[:end], start
+        return self
+
+    def read(self, size: int) -> bytes:
+        piece = self._data[self._position : self._position + size]
+        self._position += len(piece)
+        return piece
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Nothing is open."""
+
+
+def _ready(ingest: BlobIngest, layer: Layer) -> ReadyBlob:
+    return ReadyBlob(ingest, (layer.mode or 0) & 0o555 | 0o444, layer.mtime_ns or 0)
+
+
+def _is_tar(layer: Layer, head: bytes) -> bool:
+    """Whether an undecided layer's bytes are a tar, compressed or not."""
+    codec = sniff_codec(layer.codec, head)
+    try:
+        first = next(decode(codec.compression, iter([head]), layer.where), b"")
+    except UnsupportedArtifact:
+        return False
+    return is_tar_head(first)

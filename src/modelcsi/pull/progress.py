@@ -1,0 +1,122 @@
+"""How far a pull is, and how fast: what a person who waits is told."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import deque
+from dataclasses import dataclass
+
+from modelcsi.errors import TransientError
+
+_WINDOW_SECONDS = 10.0
+_SAMPLE_SECONDS = 0.25
+_UNITS = ("B", "KiB", "MiB", "GiB", "TiB")
+
+
+@dataclass(frozen=True, slots=True)
+class ProgressReport:
+    """One moment of a pull: bytes that are here, bytes in all, bytes a second over the last ten seconds."""
+
+    done_bytes: int
+    total_bytes: int
+    rate: float
+    trouble: TransientError | None
+    """Why nothing arrives at the moment; None while bytes flow."""
+
+    @property
+    def percent(self) -> int:
+        """0 to 100, rounded down: 100 means all."""
+        return 100 if not self.total_bytes else min(100, self.done_bytes * 100 // self.total_bytes)
+
+    @property
+    def eta_seconds(self) -> float | None:
+        """Seconds to the end at the present rate; None when nothing arrives."""
+        return (self.total_bytes - self.done_bytes) / self.rate if self.rate > 0 else None
+
+    def __str__(self) -> str:
+        eta = "unknown" if self.eta_seconds is None else format_seconds(self.eta_seconds)
+        amounts = f"{self.percent}% ({format_amounts(self.done_bytes, self.total_bytes)}"
+        return f"{amounts}, {format_size(self.rate)}/s, ETA {eta})"
+
+
+class Progress:
+    """The counters of one pull; any thread may add."""
+
+    def __init__(self, total_bytes: int) -> None:
+        self._lock = threading.Lock()
+        # Under the lock:
+        self._total = total_bytes
+        self._done = 0
+        self._downloaded = 0
+        self._trouble: TransientError | None = None
+        self._samples: deque[tuple[float, int]] = deque([(time.monotonic(), 0)])
+
+    def add(self, size: int, *, is_downloaded: bool = True) -> None:
+        """So many bytes more are here; `is_downloaded` is False for those that were found on the disk."""
+        now = time.monotonic()
+        with self._lock:
+            self._done += size
+            if not is_downloaded:
+                return
+            self._downloaded += size
+            self._trouble = None
+            if now - self._samples[-1][0] >= _SAMPLE_SECONDS:
+                self._samples.append((now, self._downloaded))
+                while len(self._samples) > 2 and now - self._samples[0][0] > _WINDOW_SECONDS:
+                    self._samples.popleft()
+
+    def take_back(self, size: int) -> None:
+        """So many bytes were worthless (a digest did not match) and will come again."""
+        with self._lock:
+            self._done -= size
+
+    def failed(self, error: TransientError) -> None:
+        """An attempt failed and will be made again."""
+        with self._lock:
+            self._trouble = error
+
+    @property
+    def downloaded_bytes(self) -> int:
+        """All bytes that came over the network, those that came twice included."""
+        with self._lock:
+            return self._downloaded
+
+    @property
+    def remaining_bytes(self) -> int:
+        """Bytes that are still to come."""
+        with self._lock:
+            return self._total - self._done
+
+    def report(self) -> ProgressReport:
+        """The present moment."""
+        now = time.monotonic()
+        with self._lock:
+            began, before = self._samples[0]
+            elapsed = max(now - began, 1e-3)
+            return ProgressReport(self._done, self._total, (self._downloaded - before) / elapsed, self._trouble)
+
+
+def format_size(size: float) -> str:
+    """Bytes for people, in binary units: `12.3 GiB`."""
+    unit = 0
+    while size >= 1024 and unit < len(_UNITS) - 1:
+        size, unit = size / 1024, unit + 1
+    return f"{size:.0f} {_UNITS[unit]}" if unit == 0 or size >= 100 else f"{size:.1f} {_UNITS[unit]}"
+
+
+def format_amounts(done: float, total: float) -> str:
+    """A part and a whole in the unit of the whole: `12.3/36.1 GiB`."""
+    number, unit = format_size(total).split(" ")
+    factor = 1024 ** _UNITS.index(unit)
+    return f"{done / factor:.{1 if '.' in number else 0}f}/{number} {unit}"
+
+
+def format_seconds(seconds: float) -> str:
+    """A duration for people: `58 s`, `12 min 5 s`, `3 h 20 min`."""
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60} s"
+    return f"{whole // 3600} h {whole % 3600 // 60} min"

@@ -1,0 +1,191 @@
+"""The use case: make an artifact's tree available on this node, once, for everybody who may have it.
+
+resolve   what the reference means, and that the caller's own credentials may pull it
+pull      the complete view: at once when all is here and proven for the caller's repository, else by joining or
+          starting the one job; a caller who cannot wait leaves with PullPending and the job goes on
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Callable, Hashable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+from modelcsi.artifact.tree import wanted_layers
+from modelcsi.deadline import Deadline
+from modelcsi.errors import ModelCsiError
+from modelcsi.pull.job import PullJob
+from modelcsi.pull.layers import LayerPuller
+from modelcsi.pull.progress import ProgressReport
+from modelcsi.pull.queue import JobQueue
+from modelcsi.pull.resolve import Resolved, Resolver, Wish
+from modelcsi.pull.window import MemoryBudget
+from modelcsi.registry.client import Registry
+from modelcsi.registry.credentials import Keychain
+from modelcsi.store.records import ArtifactRecord
+from modelcsi.store.store import Store
+from modelcsi.store.views import view_id
+
+logger = logging.getLogger(__name__)
+
+
+class PullObserver(Protocol):
+    """Who is told what jobs do (metrics, later events)."""
+
+    def pull_started(self, job: PullJob) -> None:
+        """A job began."""
+
+    def pull_finished(self, job: PullJob, error: Exception | None) -> None:
+        """A job ended; `error` is None when the view is complete."""
+
+
+@dataclass(frozen=True, slots=True)
+class PulledView:
+    """A complete tree."""
+
+    view: str
+    path: Path
+
+
+@dataclass(frozen=True, slots=True)
+class PullStatus:
+    """A running job, for people."""
+
+    reference: str
+    digest: str
+    began_at: float
+    progress: ProgressReport
+    owners: tuple[str, ...]
+
+
+class Patience:
+    """How long a caller waits: until its deadline, or until it is interrupted."""
+
+    def __init__(self, deadline: Deadline) -> None:
+        self.deadline = deadline
+        self._is_interrupted = False
+        self._nudge: Callable[[], None] = lambda: None
+
+    def interrupt(self) -> None:
+        """Make the caller leave now; the job goes on while somebody wants it. Any thread."""
+        self._is_interrupted = True
+        self._nudge()
+
+    def is_over(self) -> bool:
+        """Whether the caller leaves."""
+        return self._is_interrupted or self.deadline.is_over()
+
+    def attach(self, nudge: Callable[[], None]) -> None:
+        """What wakes the caller where it waits now."""
+        self._nudge = nudge
+
+
+@dataclass(frozen=True, slots=True)
+class PullLimits:
+    """How much is done at once."""
+
+    jobs: int = 4
+    layers_at_once: Callable[[], int] = lambda: 4
+    memory_bytes: int = 64 << 20
+
+
+class Puller:
+    """One per store; `observer` may be set after construction."""
+
+    def __init__(self, store: Store, registry: Registry, keychain: Keychain, limits: PullLimits) -> None:
+        self.observer: PullObserver | None = None
+        self._store = store
+        self._resolver = Resolver(store, registry, keychain)
+        self._layers = LayerPuller(store, MemoryBudget(limits.memory_bytes))
+        self._queue = JobQueue(limits.jobs, limits.layers_at_once)
+        self._lock = threading.Lock()
+        self._jobs: dict[Hashable, PullJob] = {}  # under the lock: those that run
+
+    def resolve(self, wish: Wish, deadline: Deadline) -> Resolved:
+        """See `Resolver.resolve`."""
+        return self._resolver.resolve(wish, deadline)
+
+    def pull(self, resolved: Resolved, owner: str, patience: Patience) -> PulledView:
+        """The complete view of what was resolved; `owner` holds a lease on the artifact from here on.
+
+        Raises PullPending while the job runs on without this caller, and what ended the job. After a final error the
+        caller ends its lease.
+        """
+        artifact, wish = resolved.artifact, resolved.wish
+        layers = wanted_layers(artifact, wish.selection)
+        size = sum(layer.size for layer in layers)
+        record = ArtifactRecord(artifact.digest, str(wish.reference), artifact.kind, size, 0, 0)
+        self._store.collector.keep(record, [layer.digest for layer in layers], owner)
+        view = view_id(artifact.digest, wish.selection.key())
+        path = self._store.views.path(view)
+        if path is not None and self._is_proven(resolved):
+            return PulledView(view, path)
+        self._store.content.keep_manifest(artifact.digest, resolved.manifest)
+        job = self._join(resolved, owner)
+        patience.attach(job.nudge)
+        path = job.wait(patience.is_over, patience.deadline.remaining_seconds, resolved.repository)
+        return PulledView(view, path)
+
+    def leave(self, owner: str) -> None:
+        """The owner's lease is gone: jobs that nobody else wants stop."""
+        with self._lock:
+            jobs = list(self._jobs.values())
+        for job in jobs:
+            job.leave(owner)
+
+    def running(self) -> list[PullStatus]:
+        """What is being pulled now."""
+        with self._lock:
+            jobs = list(self._jobs.values())
+        return [
+            PullStatus(
+                str(job.reference),
+                str(job.artifact.digest),
+                job.began_at,
+                job.progress.report(),
+                tuple(sorted(job.owners)),
+            )
+            for job in jobs
+        ]
+
+    def _is_proven(self, resolved: Resolved) -> bool:
+        repository = resolved.repository
+        needed = {
+            layer.digest
+            for layer in wanted_layers(resolved.artifact, resolved.wish.selection)
+            if layer.size and layer.descriptor.data is None
+        }
+        return needed == self._store.records.deliveries(needed, repository.host, repository.name)
+
+    def _join(self, resolved: Resolved, owner: str) -> PullJob:
+        key = PullJob.key(resolved)
+        with self._lock:
+            job = self._jobs.get(key)
+            if job is not None and job.join(owner, resolved.repository):
+                return job
+            job = PullJob(resolved, self._store, self._layers, self._queue)
+            job.join(owner, resolved.repository)
+            self._jobs[key] = job
+        threading.Thread(target=self._run, args=(key, job), name="pull-job", daemon=True).start()
+        return job
+
+    def _run(self, key: Hashable, job: PullJob) -> None:
+        logger.info("pulling %s (%s), %d bytes", job.reference, job.artifact.digest, job.progress.remaining_bytes)
+        if self.observer is not None:
+            self.observer.pull_started(job)
+        job.run()
+        with self._lock:
+            if self._jobs.get(key) is job:
+                del self._jobs[key]
+        error = job.error
+        if self.observer is not None:
+            self.observer.pull_finished(job, error)
+        if error is None:
+            logger.info(
+                "pulled %s (%s), %d bytes downloaded", job.reference, job.artifact.digest, job.progress.downloaded_bytes
+            )
+        elif isinstance(error, ModelCsiError):
+            logger.warning("pulling %s ended: %s", job.reference, error)

@@ -1,0 +1,141 @@
+"""From what a pod wrote to which manifest it gets, and the proof that it may have it.
+
+Cases, in the order of the code (design: pull policy as Kubernetes has it, proofs as for its images in KEP-2535):
+1. the manifest is here and one of the caller's credentials, or anonymous access, was accepted for it before: no network
+   (not with Always, unless this very publication was resolved before);
+2. `Never`, and 1 does not hold: refused without asking anybody;
+3. the registry is asked with each of the caller's credentials in turn; 401 and 403 move on to the next, and the answer is
+   then the first one's.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from modelcsi.artifact.artifact import Artifact, recognise
+from modelcsi.artifact.selection import Selection
+from modelcsi.deadline import Deadline
+from modelcsi.errors import CorruptContent, Forbidden, ModelCsiError, NotFound, Unauthenticated, UnsupportedArtifact
+from modelcsi.oci.digest import Digest
+from modelcsi.oci.manifest import Index, parse_manifest
+from modelcsi.oci.reference import Reference
+from modelcsi.pull.policy import PullPolicy
+from modelcsi.registry.client import Registry, Repository
+from modelcsi.registry.credentials import ANONYMOUS, Credentials, Keychain
+from modelcsi.store.store import Store
+
+_CACHED_ARTIFACTS = 64
+
+
+@dataclass(frozen=True, slots=True)
+class Wish:
+    """What a caller wants: an artifact, or the part of it that `selection` leaves.
+
+    `pinned` is the digest that this very publication was resolved to before: a tag does not move under a volume.
+    """
+
+    reference: Reference
+    policy: PullPolicy
+    selection: Selection = field(default_factory=Selection)
+    secrets: Mapping[str, str] = field(default_factory=dict, repr=False)
+    pinned: Digest | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Resolved:
+    """A wish whose artifact is known and whose caller may have it, by the credentials of `repository`."""
+
+    wish: Wish
+    artifact: Artifact
+    manifest: bytes = field(repr=False)
+    repository: Repository
+
+
+class Resolver:
+    """Answers wishes; any thread."""
+
+    def __init__(self, store: Store, registry: Registry, keychain: Keychain) -> None:
+        self._store = store
+        self._registry = registry
+        self._keychain = keychain
+        self._recognise = functools.lru_cache(maxsize=_CACHED_ARTIFACTS)(_recognise)
+
+    def resolve(self, wish: Wish, deadline: Deadline) -> Resolved:
+        """Which artifact the wish means.
+
+        Raises NotFound, Unauthenticated, Forbidden, RegistryUnavailable, CorruptContent, UnsupportedArtifact.
+        """
+        candidates = self._keychain.candidates(wish.reference, wish.secrets)
+        found = self._from_store(wish, candidates)
+        if found is None and wish.policy is PullPolicy.NEVER:
+            raise NotFound(
+                f"{wish.reference} is not on this node, or not for these credentials, and pullPolicy is Never",
+                hint="pull it with another policy first",
+            )
+        repository, digest, content = found or self._ask(wish.reference, wish.pinned, candidates, deadline)
+        try:
+            artifact = self._recognise(digest, content)
+        except UnsupportedArtifact as error:
+            raise UnsupportedArtifact(f"{wish.reference}: {error.message}", hint=error.hint) from error
+        return Resolved(wish, artifact, content, repository)
+
+    def _from_store(self, wish: Wish, candidates: tuple[Credentials, ...]) -> tuple[Repository, Digest, bytes] | None:
+        reference, records = wish.reference, self._store.records
+        digest = wish.pinned or reference.digest
+        if wish.policy is PullPolicy.ALWAYS and wish.pinned is None:
+            return None
+        if digest is None and reference.tag:
+            digest = records.tag(reference.host, reference.repository, reference.tag)
+        content = None if digest is None else self._store.content.manifest(digest)
+        if digest is None or content is None:
+            return None
+        for credentials in (*candidates, ANONYMOUS):
+            fingerprint = credentials.fingerprint(records.salt)
+            if records.has_proof(reference.host, reference.repository, digest, fingerprint):
+                return self._registry.repository(reference, credentials), digest, content
+        return None
+
+    def _ask(
+        self, reference: Reference, pinned: Digest | None, candidates: tuple[Credentials, ...], deadline: Deadline
+    ) -> tuple[Repository, Digest, bytes]:
+        first_refusal: ModelCsiError | None = None
+        for credentials in candidates:
+            repository = self._registry.repository(reference, credentials)
+            try:
+                digest, content = self._fetch(repository, str(pinned or reference.target), deadline)
+            except (Unauthenticated, Forbidden) as error:
+                first_refusal = first_refusal or error
+                continue
+            records = self._store.records
+            records.put_proof(reference.host, reference.repository, digest, credentials.fingerprint(records.salt))
+            if reference.tag and not reference.digest and pinned is None:
+                records.put_tag(reference.host, reference.repository, reference.tag, digest)
+            return repository, digest, content
+        assert first_refusal is not None, "a keychain names at least one candidate"
+        raise first_refusal
+
+    def _fetch(self, repository: Repository, target: str, deadline: Deadline) -> tuple[Digest, bytes]:
+        """The manifest; a HEAD suffices when its bytes are here (Docker Hub counts GETs only)."""
+        digest = Digest.parse(target) if ":" in target else None
+        is_here = digest is not None and self._store.content.manifest(digest) is not None
+        if is_here or (digest is None and self._store.records.knows_repository(repository.host, repository.name)):
+            digest = repository.check(target, deadline) or digest
+            content = None if digest is None else self._store.content.manifest(digest)
+            if digest is not None and content is not None:
+                return digest, content
+        resolved = repository.resolve(target, deadline)
+        return resolved.digest, resolved.content
+
+
+def _recognise(digest: Digest, content: bytes) -> Artifact:
+    if not digest.matches(content):
+        raise CorruptContent(f"the manifest {digest} has other bytes")
+    manifest = parse_manifest(content)
+    if isinstance(manifest, Index):
+        entries = ", ".join(str(entry.digest) for entry in manifest.manifests[:8]) or "none"
+        raise UnsupportedArtifact(
+            f"{digest} is an index of several manifests: {entries}", hint="name one of them by its digest"
+        )
+    return recognise(manifest, digest)

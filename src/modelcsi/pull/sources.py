@@ -1,0 +1,68 @@
+"""The repositories that a job may draw on: one for each proven credential of its callers.
+
+The failure of one source answers only those who brought it; the job goes on with the others.
+"""
+
+from __future__ import annotations
+
+import threading
+
+from modelcsi.deadline import Deadline
+from modelcsi.errors import Forbidden, ModelCsiError, NotFound, Unauthenticated
+from modelcsi.oci.descriptor import Descriptor
+from modelcsi.oci.digest import Digest
+from modelcsi.registry.client import BlobStream, Repository
+
+_REFUSALS = (Unauthenticated, Forbidden, NotFound)
+_ASK_SECONDS = 60.0
+"""For one small question; it is asked by a job, which no caller's deadline bounds."""
+
+
+class Sources:
+    """The sources of one job, in the order in which callers brought them."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        # Under the lock:
+        self._usable: list[Repository] = []
+        self._errors: dict[Repository, ModelCsiError] = {}
+
+    def add(self, repository: Repository) -> None:
+        """A caller proved that its credentials may pull from this repository; newer credentials are tried first."""
+        with self._lock:
+            self._usable.insert(0, repository)
+
+    def repositories(self) -> list[Repository]:
+        """Those that have not failed, best first."""
+        with self._lock:
+            return list(self._usable)
+
+    def error_of(self, repository: Repository) -> ModelCsiError | None:
+        """Why this source cannot be used any more, or None."""
+        with self._lock:
+            return self._errors.get(repository)
+
+    def has_blob(self, repository: Repository, digest: Digest) -> bool:
+        """Whether the repository shows, for the credentials it was brought with, that it holds the blob."""
+        try:
+            return repository.has_blob(digest, Deadline.after(_ASK_SECONDS))
+        except _REFUSALS:
+            return False
+
+    def open_blob(self, descriptor: Descriptor, start: int = 0, end: int | None = None) -> BlobStream:
+        """The blob from the first source that serves it.
+
+        Raises RegistryUnavailable, or the refusal of the last source when all refuse.
+        """
+        while True:
+            with self._lock:
+                if not self._usable:
+                    raise list(self._errors.values())[-1]
+                repository = self._usable[0]
+            try:
+                return repository.open_blob(descriptor, start, end)
+            except _REFUSALS as error:
+                with self._lock:
+                    self._errors[repository] = error
+                    if repository in self._usable:
+                        self._usable.remove(repository)

@@ -1,0 +1,120 @@
+"""Writes the members of a tar layer straight from the stream into their own files; the tar itself is never kept."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+from collections.abc import Iterator
+
+from modelcsi.artifact.layer import TAR, Codec, Compression, Layer, sniff_codec
+from modelcsi.artifact.members import Member, MemberType
+from modelcsi.artifact.selection import Selection
+from modelcsi.artifact.tar import Data, End, Start, TarEvent, TarParser
+from modelcsi.artifact.tree import wants_member
+from modelcsi.errors import UnsupportedArtifact
+from modelcsi.pull.decode import decode
+from modelcsi.store.durable import space_errors
+from modelcsi.store.ingest import LayerIngest
+from modelcsi.store.space import Reservation
+
+_SNIFF_BYTES = 512
+_EXPANSION_FLOOR_BYTES = 1 << 30
+_EXPANSION_FACTOR = 200
+"""Weights compress 1.3 times and text 4; a stream that grows beyond 1 GiB and 200 times its size is an attack."""
+
+
+class Unpacker:
+    """Reads one tar layer once; `members` is complete when `run` has returned."""
+
+    def __init__(self, layer: Layer, selection: Selection, ingest: LayerIngest, reservation: Reservation) -> None:
+        self.members: list[Member] = []
+        self._layer = layer
+        self._selection = selection
+        self._ingest = ingest
+        self._reservation = reservation
+        self._where = f"layer {layer.digest}"
+        self._written = 0
+        self._is_kept = False
+        self._hash = hashlib.sha256()
+
+    def run(self, pieces: Iterator[bytes]) -> None:
+        """Unpack the whole stream, to its last byte.
+
+        Raises UnsupportedArtifact naming the member and the layer, StoreFull.
+        """
+        head, pieces = _peek(pieces)
+        codec = sniff_codec(self._layer.codec, head)
+        if codec != TAR:
+            self._ingest.give_up_resuming()
+        parser = TarParser(self._where)
+        for data in decode(codec.compression, pieces, self._where):
+            for event in parser.feed(memoryview(data)):
+                self._handle(event, codec)
+        parser.finish()
+
+    def _handle(self, event: TarEvent, codec: Codec) -> None:
+        if isinstance(event, Data):
+            if not self._is_kept:
+                self._ingest.write_stray(event.view)
+                return
+            self._account(len(event.view), codec)
+            with space_errors(f"{self.members[-1].path!r} of {self._where}"):
+                self._ingest.write_member(event.view)
+            self._hash.update(event.view)
+        elif isinstance(event, Start):
+            self._begin(event.member)
+        elif isinstance(event, End):
+            self._end()
+        else:
+            self._ingest.write_stray(event.view)
+
+    def _begin(self, member: Member) -> None:
+        self.members.append(member)
+        is_file = member.type is MemberType.FILE
+        self._is_kept = is_file and wants_member(self._layer, member.path, self._selection)
+        if self._is_kept:
+            self._hash = hashlib.sha256()
+            with space_errors(f"{member.path!r} of {self._where}"):
+                self._ingest.begin_member(len(self.members) - 1, member.size)
+
+    def _end(self) -> None:
+        if self._is_kept:
+            member = self.members[-1]
+            self._ingest.end_member(member.mode & 0o555 | 0o444, member.mtime_ns)
+            self.members[-1] = dataclasses.replace(member, sha256=self._hash.hexdigest())
+            self._is_kept = False
+
+    def _account(self, size: int, codec: Codec) -> None:
+        self._written += size
+        self._reservation.spend(size, self._where)
+        is_bomb = self._written > max(_EXPANSION_FLOOR_BYTES, _EXPANSION_FACTOR * self._layer.size)
+        if codec.compression is not Compression.NONE and is_bomb:
+            raise UnsupportedArtifact(
+                f"{self._where} unpacks to over {self._written} bytes from {self._layer.size}: refused as a decompression bomb"
+            )
+
+
+def missing_members(layer: Layer, members: tuple[Member, ...], selection: Selection) -> bool:
+    """Whether a recorded tar layer lacks a file that the selection shows, directly or through a hard link."""
+    by_path = {member.path: member for member in members if member.type is MemberType.FILE}
+    for member in members:
+        if member.type is MemberType.FILE and not member.sha256 and wants_member(layer, member.path, selection):
+            return True
+        if member.type is MemberType.HARDLINK and wants_member(layer, member.path, selection):
+            target = by_path.get(member.target)
+            if target is not None and not target.sha256:
+                return True
+    return False
+
+
+def _peek(pieces: Iterator[bytes]) -> tuple[bytes, Iterator[bytes]]:
+    """The first bytes of the stream, and the stream with them."""
+    first: list[bytes] = []
+    while sum(map(len, first)) < _SNIFF_BYTES and (piece := next(pieces, b"")):
+        first.append(piece)
+
+    def again() -> Iterator[bytes]:
+        yield from first
+        yield from pieces
+
+    return b"".join(first)[:_SNIFF_BYTES], again()

@@ -1,0 +1,111 @@
+"""What the status of an answer means to the caller, and what the registry says about it.
+
+A registry's text is untrusted: bounded, printable ASCII only, and without the credentials it may repeat.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import time
+from dataclasses import dataclass
+from email.utils import parsedate_to_datetime
+from typing import Any
+
+from modelcsi.errors import Forbidden, ModelCsiError, NotFound, RegistryUnavailable, Unauthenticated
+from modelcsi.registry.docker_config import Credentials
+from modelcsi.registry.transport import Response
+
+MAX_ERROR_BYTES = 16 << 10
+_MAX_DETAIL = 200
+# "Bearer eyJ…" and bare JWTs: some registries repeat the token that they refuse.
+_TOKEN_LIKE = re.compile(r"(?i)(?:bearer|basic)\s+\S+|\bey[\w-]{6,}(?:\.[\w-]*)*")
+
+
+@dataclass(frozen=True, slots=True)
+class Subject:
+    """What was asked, of whom, and as whom: for messages."""
+
+    what: str
+    """The reference, or "blob sha256:… of registry/repository"."""
+    host: str
+    """Who answered: the endpoint, its token service, or the target of a redirect."""
+    credentials: Credentials
+
+
+def failure(response: Response, subject: Subject, detail: str = "") -> ModelCsiError:
+    """The error that the status of `response` is; `detail` is what `read_detail` found."""
+    status, host = response.status, subject.host
+    said = f": {subject.credentials.redact(detail)}" if detail else ""
+    shown = subject.credentials.shown
+    if status == 401:
+        hint = "is the password right, and does the repository exist?"
+        if subject.credentials.is_anonymous:
+            hint = "is it private? then name a secret of type kubernetes.io/dockerconfigjson; or the repository does not exist"
+        return Unauthenticated(f"{host} does not admit {subject.what} {shown} (401){said}", hint=hint)
+    if status == 403:
+        return Forbidden(f"{host} forbids {subject.what} {shown} (403){said}", hint="grant them the right to pull")
+    if status in {404, 410}:
+        return NotFound(
+            f"{subject.what} does not exist in {host} ({status}){said}",
+            hint="check the name and the tag, or the secret if the repository is private",
+        )
+    waited = parse_retry_after(response.header("Retry-After"))
+    later = f", and asks to come back in {waited:.0f} s" if waited is not None else ""
+    reason = "limits the rate of requests" if status == 429 else "cannot serve" if status >= 500 else "does not serve"
+    return RegistryUnavailable(f"{host} {reason} {subject.what} ({status}){said}{later}", retry_after_seconds=waited)
+
+
+def read_detail(response: Response) -> str:
+    """What the body of a failed answer says, and the end of that answer."""
+    try:
+        body = read_bounded(response, MAX_ERROR_BYTES)
+    except ModelCsiError:
+        body = b""  # the status is the news; that its explanation was cut short is not
+    finally:
+        response.close()
+    return _TOKEN_LIKE.sub("***", sanitise(_detail_of(body)))[:_MAX_DETAIL]
+
+
+def read_bounded(response: Response, limit: int) -> bytes:
+    """The body, or its first `limit` bytes and at least one more when it is longer."""
+    pieces: list[bytes] = []
+    total = 0
+    while total <= limit and (piece := response.read(limit + 1 - total)):
+        pieces.append(piece)
+        total += len(piece)
+    return b"".join(pieces)
+
+
+def sanitise(text: str) -> str:
+    """`text` as printable ASCII on one line."""
+    return "".join(character if " " <= character <= "~" else "?" for character in " ".join(text[:4096].split()))
+
+
+def parse_retry_after(value: str) -> float | None:
+    """Seconds from now, of a number or an HTTP date; None for anything else."""
+    text = value.strip()
+    if re.fullmatch(r"[0-9]{1,9}(?:\.[0-9]+)?", text):
+        return float(text)
+    try:
+        return max(0.0, parsedate_to_datetime(text).timestamp() - time.time())
+    except (ValueError, OverflowError):
+        return None
+
+
+def _detail_of(body: bytes) -> str:
+    """distribution-spec: {"errors": [{code, message}]}; token services: {"error", "error_description"} or {"details"}."""
+    try:
+        document: Any = json.loads(body)
+    except (ValueError, RecursionError):
+        return ""
+    if not isinstance(document, dict):
+        return ""
+    errors = document.get("errors")
+    first = errors[0] if isinstance(errors, list) and errors else document
+    if isinstance(first, str):
+        return first
+    if not isinstance(first, dict):
+        return ""
+    keys = ("code", "error", "message", "error_description", "details")
+    return ": ".join(value for key in keys if isinstance(value := first.get(key), str) and value)

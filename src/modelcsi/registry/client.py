@@ -1,0 +1,206 @@
+"""Pulling from a repository: resolve a tag, check a permission, read blobs.
+
+What is asked of manifests is asked again a few times within the caller's deadline. Blobs are not: whoever collects one
+knows what arrived, and goes on from there.
+"""
+
+from __future__ import annotations
+
+import random
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import TypeVar
+from urllib.parse import quote
+
+from modelcsi.deadline import Deadline
+from modelcsi.errors import CorruptContent, RegistryUnavailable, UnsupportedArtifact
+from modelcsi.oci.descriptor import Descriptor
+from modelcsi.oci.digest import EMPTY_BLOB, Digest
+from modelcsi.oci.manifest import ACCEPTED_TYPES, MAX_MANIFEST_BYTES
+from modelcsi.oci.reference import Reference
+from modelcsi.registry.answers import read_bounded
+from modelcsi.registry.blob import BlobStream, Span, content_length, open_stream, unsatisfied_range
+from modelcsi.registry.docker_config import Credentials
+from modelcsi.registry.exchange import Exchange, Question
+from modelcsi.registry.hosts import Hosts
+from modelcsi.registry.redirects import Answer
+from modelcsi.registry.tokens import Access
+from modelcsi.registry.transport import Transport
+
+__all__ = ["BlobStream", "Registry", "Repository", "ResolvedManifest"]
+
+# The last one: what a registry without content negotiation would send anyway (containerd does the same).
+_ACCEPT = ", ".join((*ACCEPTED_TYPES, "*/*"))
+# Guessed: the first rides out a dropped connection, the second a restart of a small registry.
+_PAUSES_SECONDS = (0.1, 0.5)
+_JITTER = 0.2
+# A longer Retry-After is the caller's to wait for: it knows of other work, and of a shutdown.
+_MAX_PAUSE_SECONDS = 10.0
+_NO_HEAD = frozenset({405, 501})
+
+_Result = TypeVar("_Result")
+
+
+@dataclass(frozen=True, slots=True)
+class ResolvedManifest:
+    """A manifest's raw bytes, which have this digest."""
+
+    digest: Digest
+    media_type: str
+    """The answer's Content-Type, as it came."""
+    content: bytes = field(repr=False)
+
+
+class Registry:
+    """The client of all registries of this process; connections and tokens are shared, and never across credentials."""
+
+    def __init__(self, transport: Transport, hosts: Hosts, *, clock: Callable[[], float] = time.monotonic) -> None:
+        """`clock` tells when tokens expire."""
+        self._exchange = Exchange(transport, hosts, clock)
+
+    def repository(self, reference: Reference, credentials: Credentials) -> Repository:
+        """The repository of `reference`, as `credentials` see it. Asks nothing yet."""
+        return Repository(self._exchange, reference, credentials)
+
+
+class Repository:
+    """One repository through one set of credentials; threads may share it."""
+
+    def __init__(self, exchange: Exchange, reference: Reference, credentials: Credentials) -> None:
+        self.host = reference.host
+        self.name = reference.repository
+        self.credentials = credentials
+        self._exchange = exchange
+        self._access = Access(reference.host, reference.repository, credentials)
+
+    def __repr__(self) -> str:
+        return f"<Repository {self._access.name} {self.credentials.shown}>"
+
+    def resolve(self, target: str, deadline: Deadline) -> ResolvedManifest:
+        """The manifest or index that a tag or digest names; its bytes have the digest it says.
+
+        Raises NotFound, Unauthenticated, Forbidden, RegistryUnavailable, CorruptContent, UnsupportedArtifact (too large).
+        """
+        return _retried(deadline, lambda: self._resolve(target, deadline))
+
+    def check(self, target: str, deadline: Deadline) -> Digest | None:
+        """Returning normally means that these credentials may pull `target`; the digest is what the registry tells, if it does.
+
+        Raises as `resolve` does.
+        """
+        return _retried(deadline, lambda: self._check(target, deadline))
+
+    def has_blob(self, digest: Digest, deadline: Deadline) -> bool:
+        """Whether these credentials may read this blob in this repository, proved by an answer for the blob itself.
+
+        Raises Unauthenticated, Forbidden, RegistryUnavailable.
+        """
+        return digest == EMPTY_BLOB or _retried(deadline, lambda: self._has_blob(digest, deadline))
+
+    def open_blob(self, descriptor: Descriptor, start: int = 0, end: int | None = None) -> BlobStream:
+        """The bytes from `start` to `end` (exclusive; None: the end of the blob). One attempt; the caller goes on after a failure.
+
+        Raises NotFound, Unauthenticated, Forbidden, RegistryUnavailable, CorruptContent (another length than the descriptor's).
+        """
+        what = self._blob(descriptor.digest)
+        span = Span(what, start, descriptor.size if end is None else end, descriptor.size)
+        if span.start == span.end:
+            return BlobStream(None, span, is_range=True)
+        range_asked = start > 0 or end is not None
+        headers = {"Range": f"bytes={span.start}-{span.end - 1}"} if range_asked else {}
+        question = Question("GET", f"blobs/{descriptor.digest}", what, headers)
+        answer = self._exchange.ask(self._access, question)
+        status = answer.response.status
+        if status == 200 or (status == 206 and range_asked):
+            return open_stream(answer.response, span, range_asked=range_asked)
+        if status == 416:
+            answer.response.close()
+            raise unsatisfied_range(answer.response, span)
+        raise self._exchange.failure(self._access, question, answer)
+
+    def _resolve(self, target: str, deadline: Deadline) -> ResolvedManifest:
+        question, answer = self._ask_manifest("GET", target, deadline)
+        response = answer.response
+        if response.status != 200:
+            raise self._exchange.failure(self._access, question, answer)
+        try:
+            if (content_length(response) or 0) > MAX_MANIFEST_BYTES:
+                content = b""
+            else:
+                content = read_bounded(response, MAX_MANIFEST_BYTES)
+        finally:
+            response.close()
+        if not content or len(content) > MAX_MANIFEST_BYTES:
+            raise UnsupportedArtifact(f"the manifest {question.what} is empty or has over {MAX_MANIFEST_BYTES} bytes")
+        wanted = Digest.parse(target) if ":" in target else _told_digest(response.header("Docker-Content-Digest"))
+        digest = Digest.of(content, wanted.algorithm if wanted else "sha256")
+        if wanted is not None and digest != wanted:
+            raise CorruptContent(
+                f"{answer.host} sends for {question.what} a manifest with the digest {digest}, not {wanted}"
+            )
+        return ResolvedManifest(digest, response.header("Content-Type"), content)
+
+    def _check(self, target: str, deadline: Deadline) -> Digest | None:
+        question, answer = self._ask_manifest("HEAD", target, deadline)
+        if answer.response.status in _NO_HEAD:
+            answer.response.close()
+            return self._resolve(target, deadline).digest
+        if answer.response.status != 200:
+            raise self._exchange.failure(self._access, question, answer)
+        answer.response.close()
+        return _told_digest(answer.response.header("Docker-Content-Digest"))
+
+    def _has_blob(self, digest: Digest, deadline: Deadline) -> bool:
+        _, answer = self._ask_blob("HEAD", digest, {}, deadline)
+        status = answer.response.status
+        if status in {200, 404} and not answer.is_foreign:
+            answer.response.close()
+            return status == 200
+        if status == 200:
+            answer.response.close()
+            return True
+        answer.response.close()
+        # Some registries refuse HEAD of blobs (public.ecr.aws: 401), and a redirect's signature may be for GET only.
+        question, answer = self._ask_blob("GET", digest, {"Range": "bytes=0-0"}, deadline)
+        status = answer.response.status
+        if status in {200, 206} or (status == 404 and not answer.is_foreign):
+            answer.response.close()
+            return status != 404
+        raise self._exchange.failure(self._access, question, answer)
+
+    def _ask_manifest(self, method: str, target: str, deadline: Deadline) -> tuple[Question, Answer]:
+        shown = f"{self._access.name}{'@' if ':' in target else ':'}{target}"
+        question = Question(method, f"manifests/{quote(target, safe=':')}", shown, {"Accept": _ACCEPT}, deadline)
+        return question, self._exchange.ask(self._access, question)
+
+    def _ask_blob(
+        self, method: str, digest: Digest, headers: Mapping[str, str], deadline: Deadline
+    ) -> tuple[Question, Answer]:
+        question = Question(method, f"blobs/{digest}", self._blob(digest), headers, deadline)
+        return question, self._exchange.ask(self._access, question)
+
+    def _blob(self, digest: Digest) -> str:
+        return f"blob {digest} of {self._access.name}"
+
+
+def _told_digest(text: str) -> Digest | None:
+    """The digest in a header that may be absent, or of an algorithm that is not supported."""
+    try:
+        return Digest.parse(text.strip())
+    except UnsupportedArtifact:
+        return None
+
+
+def _retried(deadline: Deadline, operation: Callable[[], _Result]) -> _Result:
+    """The operation's result, after up to three attempts within the deadline."""
+    for pause_seconds in _PAUSES_SECONDS:
+        try:
+            return operation()
+        except (RegistryUnavailable, CorruptContent) as error:
+            asked = error.retry_after_seconds if isinstance(error, RegistryUnavailable) else None
+            wait_seconds = max(pause_seconds, asked or 0.0) * (1 + random.random() * _JITTER)  # noqa: S311 - not a secret
+            if wait_seconds > deadline.within(_MAX_PAUSE_SECONDS):
+                raise
+            time.sleep(wait_seconds)
+    return operation()

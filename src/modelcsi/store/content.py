@@ -1,0 +1,266 @@
+"""Committed content: found by its digest, verified before it got its name, never changed afterwards.
+
+A raw layer is one file. A tar layer is a directory of member files and a record of every member; the record is what commits
+it, so a directory without a record is nothing. The store trusts its own disk on reads; `verify` hashes again.
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import json
+import os
+import shutil
+import threading
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from modelcsi.artifact.members import Member
+from modelcsi.errors import ModelCsiError
+from modelcsi.oci.digest import Digest
+from modelcsi.store.durable import remove_tree, replace_file, space_errors, sync_directory, sync_filesystem
+from modelcsi.store.ingest import BlobIngest, LayerIngest
+from modelcsi.store.layout import StoreLayout
+
+_RECORD_VERSION = 1
+_MANY_FILES = 16
+"""From here one syncfs is cheaper than an fsync a file (measured: 1000 files 0.05 s against 0.42 s)."""
+_READ_BYTES = 1 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class ReadyBlob:
+    """A raw layer whose bytes are complete and match their digest."""
+
+    ingest: BlobIngest
+    mode: int
+    mtime_ns: int
+    """Mode and time that all hard links to it will share: those of the first artifact that brought it."""
+
+    @property
+    def digest(self) -> Digest:
+        """The blob's digest."""
+        return self.ingest.digest
+
+
+@dataclass(frozen=True, slots=True)
+class ReadyLayer:
+    """A tar layer whose stream matched its digest and whose wanted members are written."""
+
+    ingest: LayerIngest
+    members: tuple[Member, ...]
+
+    @property
+    def digest(self) -> Digest:
+        """The digest of the whole tar, as transferred."""
+        return self.ingest.digest
+
+
+@dataclass(slots=True)
+class _Ticket:
+    item: ReadyBlob | ReadyLayer
+    is_done: bool = False
+    error: Exception | None = field(default=None)
+
+
+class ContentStore:
+    """The content under one root; commits that come together share their fsyncs."""
+
+    def __init__(self, layout: StoreLayout) -> None:
+        self.layout = layout
+        self._queue_lock = threading.Lock()
+        self._queue: list[_Ticket] = []  # under _queue_lock
+        self._commit_lock = threading.Lock()  # held by the thread that commits for all that wait
+        self._read_members = functools.lru_cache(maxsize=256)(self._load_members)
+
+    def manifest(self, digest: Digest) -> bytes | None:
+        """A kept manifest, or None; checked against its digest, since it decides what everything else means."""
+        try:
+            content = self.layout.manifest(digest).read_bytes()
+        except FileNotFoundError:
+            return None
+        return content if digest.matches(content) else None
+
+    def keep_manifest(self, digest: Digest, content: bytes) -> None:
+        """Keep a manifest that matches its digest."""
+        path = self.layout.manifest(digest)
+        if not path.exists():
+            replace_file(path, content)
+
+    def has_blob(self, digest: Digest) -> bool:
+        """Whether the raw layer is committed."""
+        return self.layout.blob(digest).exists()
+
+    def members(self, digest: Digest) -> tuple[Member, ...] | None:
+        """The members of a committed tar layer, or None; those that nobody wanted so far have no `sha256`."""
+        try:
+            stamp = self.layout.layer_record(digest).stat().st_mtime_ns
+        except FileNotFoundError:
+            return None
+        return self._read_members(digest, stamp) if self.layout.layer(digest).is_dir() else None
+
+    def commit(self, item: ReadyBlob | ReadyLayer) -> None:
+        """Make verified content durable and visible under its digest, and drop its ingest.
+
+        Returning normally means that it is committed, not that this call did it. Raises StoreFull; the ingest then stays.
+        """
+        ticket = _Ticket(item)
+        with self._queue_lock:
+            self._queue.append(ticket)
+        with self._commit_lock:
+            if not ticket.is_done:
+                with self._queue_lock:
+                    batch, self._queue = self._queue, []
+                self._commit_batch(batch)
+        if ticket.error is not None:
+            raise ticket.error
+
+    def verify(self, digest: Digest) -> list[str]:
+        """Hash what is stored of a digest again; a sentence per damage, none if it is sound or absent."""
+        damages = []
+        if self.has_blob(digest) and _hash_file(self.layout.blob(digest), digest.algorithm) != digest.hex:
+            damages.append(f"blob {digest} does not match its digest")
+        for number, member in enumerate(self.members(digest) or ()):
+            path = self.layout.layer(digest) / str(number)
+            if member.sha256 and (not path.exists() or _hash_file(path, "sha256") != member.sha256):
+                damages.append(f"{member.path!r} of layer {digest} does not match the digest taken when it was written")
+        return damages
+
+    def digests(self) -> Iterator[Digest]:
+        """Everything that is committed, manifests included; a layer without its record too."""
+        for top in (self.layout.manifests, self.layout.blobs, self.layout.layers):
+            for path in top.glob("*/*"):
+                if not path.name.startswith("."):
+                    yield Digest(path.parent.name, path.name.removesuffix(".json"))
+
+    def size_bytes(self) -> int:
+        """Bytes on the disk of all that is committed; walks every file."""
+        tops = (self.layout.blobs, self.layout.layers)
+        return sum(path.lstat().st_blocks * 512 for top in tops for path in top.rglob("*") if path.is_file())
+
+    def remove(self, digests: Iterable[Digest]) -> int:
+        """Take content away: out of sight in one step each, then unlinked. Returns the bytes that were freed.
+
+        The caller knows that no lease needs it. Files that a view still links keep their bytes until the view goes.
+        """
+        freed = 0
+        for digest in digests:
+            self.layout.layer_record(digest).unlink(missing_ok=True)
+            for path in (self.layout.manifest(digest), self.layout.blob(digest), self.layout.layer(digest)):
+                freed += self.discard(path)
+        return freed
+
+    def discard(self, path: Path) -> int:
+        """Move a file or tree to the trash, then unlink it; returns the bytes freed. Absent is fine."""
+        away = self.layout.trash / f"{path.parent.name}-{path.name}-{os.urandom(4).hex()}"
+        try:
+            if path.is_dir():
+                path.chmod(0o700)  # a user may not move a read-only directory
+            path.rename(away)
+        except FileNotFoundError:
+            return 0
+        return empty_trash(away)
+
+    def _commit_batch(self, batch: Sequence[_Ticket]) -> None:
+        try:
+            with space_errors("committed content"):
+                self._sync([ticket.item for ticket in batch])
+                for ticket in batch:
+                    self._rename(ticket.item)
+                for directory in {_final_parent(self.layout, ticket.item) for ticket in batch}:
+                    sync_directory(directory)
+            for ticket in batch:
+                ticket.item.ingest.close()
+                shutil.rmtree(self.layout.ingest(ticket.item.digest))
+        except (OSError, ModelCsiError) as error:
+            for ticket in batch:
+                ticket.error = error
+        finally:
+            for ticket in batch:
+                ticket.is_done = True
+
+    def _sync(self, items: Sequence[ReadyBlob | ReadyLayer]) -> None:
+        files: list[Path] = []
+        for item in items:
+            if isinstance(item, ReadyBlob):
+                os.fchmod(item.ingest.fd, item.mode)
+                os.utime(item.ingest.fd, ns=(item.mtime_ns, item.mtime_ns))
+                files.append(item.ingest.path)
+            else:
+                record = item.ingest.directory / "record.json"
+                record.write_text(_encode_record(self._with_known(item)))
+                files.append(record)
+                files.extend(Path(entry.path) for entry in os.scandir(item.ingest.members))
+        if len(files) >= _MANY_FILES:
+            sync_filesystem(self.layout.root)
+            return
+        for path in files:
+            fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+            try:
+                os.fsync(fd)
+            finally:
+                os.close(fd)
+
+    def _rename(self, item: ReadyBlob | ReadyLayer) -> None:
+        if isinstance(item, ReadyBlob):
+            item.ingest.path.rename(self.layout.blob(item.digest))
+            return
+        final = self.layout.layer(item.digest)
+        if self.members(item.digest) is None and final.exists():  # a directory that no record committed
+            self.discard(final)
+        if not final.exists():
+            item.ingest.members.rename(final)
+            sync_directory(final)
+        else:  # a wider selection: add what the record will name from now on
+            for entry in os.scandir(item.ingest.members):
+                target = final / entry.name
+                if not target.exists():
+                    os.link(entry.path, target)
+            sync_directory(final)
+        (item.ingest.directory / "record.json").rename(self.layout.layer_record(item.digest))
+
+    def _with_known(self, item: ReadyLayer) -> tuple[Member, ...]:
+        """The members, with what an earlier, other selection already stored: replacing the record forgets nothing."""
+        known = self.members(item.digest)
+        if known is None or len(known) != len(item.members):
+            return item.members
+        return tuple(new if new.sha256 else old for old, new in zip(known, item.members, strict=True))
+
+    def _load_members(self, digest: Digest, _stamp: int) -> tuple[Member, ...] | None:
+        document = json.loads(self.layout.layer_record(digest).read_text())
+        if document.get("version") != _RECORD_VERSION:
+            return None
+        return tuple(Member.from_json(item) for item in document["members"])
+
+
+def empty_trash(path: Path) -> int:
+    """Unlink a file or tree in the trash; returns the bytes of the files that had no other link."""
+    if not path.is_dir() or path.is_symlink():
+        freed = _freed_by(path)
+        path.unlink(missing_ok=True)
+        return freed
+    freed = sum(_freed_by(Path(parent) / name) for parent, _, names in os.walk(path) for name in names)
+    remove_tree(path)
+    return freed
+
+
+def _freed_by(path: Path) -> int:
+    status = path.lstat()
+    return status.st_blocks * 512 if status.st_nlink == 1 else 0
+
+
+def _final_parent(layout: StoreLayout, item: ReadyBlob | ReadyLayer) -> Path:
+    return layout.blob(item.digest).parent if isinstance(item, ReadyBlob) else layout.layer(item.digest).parent
+
+
+def _encode_record(members: Sequence[Member]) -> str:
+    return json.dumps({"version": _RECORD_VERSION, "members": [member.to_json() for member in members]})
+
+
+def _hash_file(path: Path, algorithm: str) -> str:
+    hasher = hashlib.new(algorithm)
+    with path.open("rb", buffering=0) as file:
+        while piece := file.read(_READ_BYTES):
+            hasher.update(piece)
+    return hasher.hexdigest()

@@ -1,0 +1,264 @@
+"""Content being written: invisible until it is committed, and resumable after a crash.
+
+Two forms, by what is kept of the bytes that arrive:
+- `BlobIngest`: all of them, in `data`, in any order, with a chunk map. For raw layers, and for compressed tars (whose
+  received bytes are thrown away at the commit).
+- `LayerIngest`: the member files of a tar, named by number; with `stray` (every byte of the stream that ends in no member
+  file) and `journal` (where in `stray` a member's bytes belong), the received stream of an uncompressed tar can be read
+  again from its start, so that it can be hashed and continued after a crash although the tar itself is not kept.
+
+A digest has one ingest at a time (`pull` sees to it); the directory's name is the digest.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import struct
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+from modelcsi.oci.digest import Digest
+from modelcsi.store.chunks import CHUNK_BYTES, ChunkMap
+from modelcsi.store.durable import preallocate, space_errors, start_writeback, write_all
+from modelcsi.store.layout import StoreLayout
+
+_WRITEBACK_BYTES = 32 << 20
+_REPLAY_BYTES = 1 << 20
+_JOURNAL_ENTRY = struct.Struct("<QQQ")  # offset in stray, member number, size of the member
+_OPEN = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
+
+
+class BlobIngest:
+    """A blob's bytes, written at any offset by several threads; each byte is written once per object."""
+
+    def __init__(self, layout: StoreLayout, digest: Digest, size: int) -> None:
+        self._lock = threading.Lock()
+        # Under the lock: bytes of chunks that are not complete yet, and bytes since the last write-back began.
+        self._partial: dict[int, int] = {}
+        self.digest = digest
+        self.size = size
+        self.directory = layout.ingest(digest)
+        with space_errors(str(digest)):
+            self.directory.mkdir(mode=0o700, exist_ok=True)
+            self.chunks = ChunkMap(self.directory / "chunks", size)
+            self.fd = os.open(self.path, _OPEN, 0o600)
+            self.is_preallocated = preallocate(self.fd, size)
+
+    @property
+    def path(self) -> Path:
+        """The file that becomes the blob."""
+        return self.directory / "data"
+
+    def stored_bytes(self) -> int:
+        """How many bytes an earlier attempt left."""
+        return self.chunks.present_bytes()
+
+    def runs(self) -> Iterator[tuple[int, int, bool]]:
+        """What is there and what is missing, in order (`ChunkMap.runs`)."""
+        return self.chunks.runs()
+
+    def read(self, start: int, end: int) -> Iterator[bytes]:
+        """The stored bytes of a present run, in pieces of at most 1 MiB."""
+        while start < end:
+            piece = os.pread(self.fd, min(_REPLAY_BYTES, end - start), start)
+            if not piece:  # a mark without its bytes: a power cut. The digest will tell; zeros keep the stream in step.
+                piece = bytes(min(_REPLAY_BYTES, end - start))
+            yield piece
+            start += len(piece)
+
+    def write(self, offset: int, data: bytes) -> None:
+        """Store bytes that arrived; marks the chunks that are complete with them. Raises StoreFull."""
+        with space_errors(str(self.digest)):
+            write_all(self.fd, data, offset)
+        end = offset + len(data)
+        while offset < end:
+            chunk = offset // CHUNK_BYTES
+            step = min(end, (chunk + 1) * CHUNK_BYTES) - offset
+            self._count(chunk, step)
+            offset += step
+
+    def _count(self, chunk: int, arrived: int) -> None:
+        start = chunk * CHUNK_BYTES
+        length = min(CHUNK_BYTES, self.size - start)
+        with self._lock:
+            filled = self._partial.pop(chunk, 0) + arrived
+            if filled < length:
+                self._partial[chunk] = filled
+                return
+        self.chunks.mark(chunk)
+        end = start + length
+        if end % _WRITEBACK_BYTES == 0:
+            start_writeback(self.fd, end - _WRITEBACK_BYTES, _WRITEBACK_BYTES)
+
+    def close(self) -> None:
+        """Keep what is there for a later attempt."""
+        if self.fd >= 0:
+            os.close(self.fd)
+            self.fd = -1
+            self.chunks.close()
+
+
+class LayerIngest:
+    """The member files of one tar layer, written in order by one thread.
+
+    `plan` says how the tar is read (codec, selection): what an attempt with another plan left cannot be continued and is
+    dropped. Members that an earlier attempt wrote are not written twice.
+    """
+
+    def __init__(self, layout: StoreLayout, digest: Digest, plan: str, *, is_resumable: bool) -> None:
+        self.digest = digest
+        self.directory = directory = layout.ingest(digest) / "tar"
+        self.members = directory / "members"
+        self._stray_fd = self._journal_fd = self._member_fd = -1
+        self._member_offset = self._member_stored = 0
+        self._is_resumable = is_resumable
+        with space_errors(str(digest)):
+            if _read_plan(directory) != plan:
+                if directory.exists():
+                    shutil.rmtree(directory)
+                directory.mkdir(mode=0o700, parents=True)
+                (directory / "plan.json").write_text(json.dumps(plan))
+            elif not is_resumable and self.members.exists():
+                shutil.rmtree(self.members)
+            self.members.mkdir(mode=0o700, exist_ok=True)
+            if is_resumable:
+                self._stray_fd = os.open(directory / "stray", _OPEN, 0o600)
+                self._journal_fd = os.open(directory / "journal", _OPEN, 0o600)
+        self._replayed_stray = self._cut_to_what_can_be_read_again() if is_resumable else 0
+        self._stray_position = self._journal_position = 0
+
+    def stored_bytes(self) -> int:
+        """How many bytes of the stream an earlier attempt left, from its start."""
+        if not self._is_resumable:
+            return 0
+        return self._replayed_stray + sum(self._stored_size(number) for _, number, _ in self._journal())
+
+    def read_again(self) -> Iterator[bytes]:
+        """The stream that an earlier attempt left, from its start, in pieces of at most 1 MiB."""
+        position = 0
+        for at, number, _ in list(self._journal()):
+            yield from _read_range(self._stray_fd, position, at)
+            position = at
+            fd = os.open(self.members / str(number), os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+            try:
+                yield from _read_range(fd, 0, os.fstat(fd).st_size)
+            finally:
+                os.close(fd)
+        yield from _read_range(self._stray_fd, position, self._replayed_stray)
+
+    def give_up_resuming(self) -> None:
+        """The stream turned out to be compressed although its type says otherwise: another attempt begins at its start."""
+        if self._is_resumable:
+            for fd in (self._stray_fd, self._journal_fd):
+                os.ftruncate(fd, 0)
+            self._is_resumable = False
+
+    def write_stray(self, data: bytes | memoryview) -> None:
+        """Bytes that end in no member file: headers, padding, members nobody wants."""
+        if self._is_resumable and data:
+            if self._stray_position >= self._replayed_stray:
+                write_all(self._stray_fd, data, self._stray_position)
+            elif self._stray_position + len(data) > self._replayed_stray:
+                known = self._replayed_stray - self._stray_position
+                write_all(self._stray_fd, memoryview(data)[known:], self._replayed_stray)
+            self._stray_position += len(data)
+
+    def begin_member(self, number: int, size: int) -> None:
+        """The bytes that `write_member` gets from now on are those of member `number`."""
+        if self._is_resumable:
+            entry = _JOURNAL_ENTRY.pack(self._stray_position, number, size)
+            write_all(self._journal_fd, entry, self._journal_position)
+            self._journal_position += len(entry)
+        self._member_fd = os.open(self.members / str(number), _OPEN, 0o600)
+        self._member_stored = os.fstat(self._member_fd).st_size if self._is_resumable else 0
+        self._member_offset = 0
+        if size >= CHUNK_BYTES:
+            preallocate(self._member_fd, size)
+
+    def write_member(self, data: bytes | memoryview) -> None:
+        """Bytes of the member begun last. Raises OSError; the caller translates (it knows the path)."""
+        end = self._member_offset + len(data)
+        if end > self._member_stored:
+            known = max(0, self._member_stored - self._member_offset)
+            write_all(self._member_fd, memoryview(data)[known:], self._member_offset + known)
+        if end // _WRITEBACK_BYTES > self._member_offset // _WRITEBACK_BYTES:
+            start_writeback(
+                self._member_fd, self._member_offset // _WRITEBACK_BYTES * _WRITEBACK_BYTES, _WRITEBACK_BYTES
+            )
+        self._member_offset = end
+
+    def end_member(self, mode: int, mtime_ns: int) -> None:
+        """The member is complete: give it the mode and the time that its hard links will share."""
+        os.fchmod(self._member_fd, mode)
+        os.utime(self._member_fd, ns=(mtime_ns, mtime_ns))
+        os.close(self._member_fd)
+        self._member_fd = -1
+
+    def close(self) -> None:
+        """Keep what is there for a later attempt."""
+        for fd in (self._stray_fd, self._journal_fd, self._member_fd):
+            if fd >= 0:
+                os.close(fd)
+        self._stray_fd = self._journal_fd = self._member_fd = -1
+
+    def _journal(self) -> Iterator[tuple[int, int, int]]:
+        content = os.pread(self._journal_fd, os.fstat(self._journal_fd).st_size, 0)
+        usable = len(content) - len(content) % _JOURNAL_ENTRY.size
+        yield from _JOURNAL_ENTRY.iter_unpack(content[:usable])
+
+    def _stored_size(self, number: int) -> int:
+        try:
+            return (self.members / str(number)).lstat().st_size
+        except FileNotFoundError:
+            return 0
+
+    def _cut_to_what_can_be_read_again(self) -> int:
+        """Drop what does not continue the stream without a gap; returns the usable length of `stray`.
+
+        The order of writes is stray, journal, member. A kill leaves a prefix of that order; a power cut may not, and what
+        it leaves is cut at the first gap, or found by the digest.
+        """
+        stray = os.fstat(self._stray_fd).st_size
+        usable = 0
+        for at, number, size in self._journal():
+            if at > stray or not (self.members / str(number)).exists():
+                break
+            usable += 1
+            if self._stored_size(number) < size:
+                stray = at
+                break
+        os.ftruncate(self._journal_fd, usable * _JOURNAL_ENTRY.size)
+        os.ftruncate(self._stray_fd, stray)
+        return stray
+
+
+def ingested_bytes(layout: StoreLayout, digest: Digest) -> int:
+    """Bytes on the disk that an unfinished ingest of the digest takes."""
+    return sum(path.lstat().st_blocks * 512 for path in layout.ingest(digest).rglob("*"))
+
+
+def discard_ingest(layout: StoreLayout, digest: Digest) -> None:
+    """Remove what was written of a digest; closing the ingest first is the caller's duty. Repeatable."""
+    directory = layout.ingest(digest)
+    if directory.exists():
+        shutil.rmtree(directory)
+
+
+def _read_plan(directory: Path) -> str | None:
+    try:
+        value = json.loads((directory / "plan.json").read_text())
+    except (FileNotFoundError, ValueError):
+        return None
+    return value if isinstance(value, str) else None
+
+
+def _read_range(fd: int, start: int, end: int) -> Iterator[bytes]:
+    while start < end:
+        piece = os.pread(fd, min(_REPLAY_BYTES, end - start), start)
+        if not piece:
+            return
+        yield piece
+        start += len(piece)

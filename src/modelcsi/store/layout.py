@@ -1,0 +1,105 @@
+"""Every path under `root_dir`, decided once. The tree is described in docs/architecture.md, "The store".
+
+No name here comes from a user: a digest is checked when it is made, a view's name is a hash, a member is a number.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from modelcsi.oci.digest import Digest
+
+FORMAT_VERSION = 1
+"""Written to `format`. The release before must be able to run on the layout: raise it only together with a migration."""
+
+
+@dataclass(frozen=True, slots=True)
+class StoreLayout:
+    """The paths of one store; all on one filesystem, since content is hard-linked into views."""
+
+    root: Path
+
+    @property
+    def format_file(self) -> Path:
+        """Holds `FORMAT_VERSION`."""
+        return self.root / "format"
+
+    @property
+    def lock_file(self) -> Path:
+        """Locked (flock) by the one process that may write here."""
+        return self.root / "lock"
+
+    @property
+    def database(self) -> Path:
+        """SQLite; may be lost (see `records.py`)."""
+        return self.root / "state.db"
+
+    @property
+    def control_socket(self) -> Path:
+        """Where a running driver answers `modelcsi status` and `modelcsi cache`."""
+        return self.root / "control.sock"
+
+    @property
+    def blobs(self) -> Path:
+        """Committed raw layers: the file itself."""
+        return self.root / "content" / "blobs"
+
+    @property
+    def layers(self) -> Path:
+        """Committed tar layers: a directory of member files, and beside it the record of all members."""
+        return self.root / "content" / "layers"
+
+    @property
+    def manifests(self) -> Path:
+        """Committed manifests, indexes and configs."""
+        return self.root / "content" / "manifests"
+
+    @property
+    def ingests(self) -> Path:
+        """Content being written."""
+        return self.root / "ingest"
+
+    @property
+    def views(self) -> Path:
+        """The trees that pods see."""
+        return self.root / "views"
+
+    @property
+    def trash(self) -> Path:
+        """What is being removed: renamed here in one step, then unlinked at leisure."""
+        return self.root / "trash"
+
+    def manifest(self, digest: Digest) -> Path:
+        """A committed manifest, index or config."""
+        return self.manifests / digest.algorithm / digest.hex
+
+    def blob(self, digest: Digest) -> Path:
+        """A committed raw layer."""
+        return self.blobs / digest.algorithm / digest.hex
+
+    def layer(self, digest: Digest) -> Path:
+        """The member files of a committed tar layer, named by their number in the record."""
+        return self.layers / digest.algorithm / digest.hex
+
+    def layer_record(self, digest: Digest) -> Path:
+        """What the tar holds; the layer is committed when this exists."""
+        return self.layers / digest.algorithm / f"{digest.hex}.json"
+
+    def ingest(self, digest: Digest) -> Path:
+        """The directory of a blob or layer being written."""
+        return self.ingests / f"{digest.algorithm}-{digest.hex}"
+
+    def view(self, view_id: str) -> Path:
+        """A complete tree; mounted from here."""
+        return self.views / view_id
+
+    def view_record(self, view_id: str) -> Path:
+        """Which artifact and selection the view shows, for a start without the database."""
+        return self.views / f"{view_id}.json"
+
+    def directories(self) -> tuple[Path, ...]:
+        """All directories that must exist, parents first."""
+        tops = (self.blobs, self.layers, self.manifests)
+        sorts = tuple(top / algorithm for top in tops for algorithm in ("sha256", "sha512"))
+        return (self.root, self.root / "content", *tops, *sorts, self.ingests, self.views, self.trash)

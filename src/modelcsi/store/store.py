@@ -1,0 +1,104 @@
+"""Opens a store: one process per root directory, leftovers of the last one cleared, every part built."""
+
+from __future__ import annotations
+
+import fcntl
+import logging
+import os
+import sqlite3
+from collections.abc import Callable
+from pathlib import Path
+
+from modelcsi.errors import Busy, InvalidRequest
+from modelcsi.store.collector import Collector
+from modelcsi.store.content import ContentStore, empty_trash
+from modelcsi.store.durable import remove_tree, replace_file
+from modelcsi.store.layout import FORMAT_VERSION, StoreLayout
+from modelcsi.store.records import Records
+from modelcsi.store.space import Space
+from modelcsi.store.views import Views
+
+logger = logging.getLogger(__name__)
+
+
+class Store:
+    """The parts of one open store. `close` it before the process ends; a kill instead loses nothing.
+
+    `disk_usage_limit` is asked at each reservation for the greatest number of bytes the store may hold (0: no limit).
+    """
+
+    def __init__(self, root: Path, disk_usage_limit: Callable[[], int] = lambda: 0) -> None:
+        self.layout = StoreLayout(root)
+        for directory in self.layout.directories():
+            directory.mkdir(mode=0o711 if directory == root else 0o700, parents=directory == root, exist_ok=True)
+        self._lock_fd = _lock(self.layout)
+        _check_format(self.layout)
+        self.records = _open_records(self.layout.database)
+        self.content = ContentStore(self.layout)
+        self.views = Views(self.layout)
+        self.collector = Collector(self.layout, self.content, self.views, self.records)
+        self.space = Space(root, self._make_room, lambda: self._limit(disk_usage_limit()))
+        self._clear_leftovers()
+
+    def close(self) -> None:
+        """Close the database and give the lock back."""
+        self.records.close()
+        os.close(self._lock_fd)
+
+    def _make_room(self, need_bytes: int) -> int:
+        return self.collector.make_room(need_bytes).freed_bytes
+
+    def _limit(self, limit: int) -> tuple[int | None, int]:
+        return (limit, self.content.size_bytes()) if limit else (None, 0)
+
+    def _clear_leftovers(self) -> None:
+        """What a crash left half-made under a temporary name; half-written content stays, to be resumed."""
+        for path in self.layout.trash.iterdir():
+            empty_trash(path)
+        for path in self.layout.views.glob(".*"):
+            remove_tree(path) if path.is_dir() else path.unlink()
+
+
+def _lock(layout: StoreLayout) -> int:
+    fd = os.open(layout.lock_file, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        os.close(fd)
+        raise Busy(
+            f"another process uses the store {layout.root}",
+            hint="one driver runs per root_dir: end the other one, or ask it by `modelcsi status`",
+        ) from error
+    return fd
+
+
+def _check_format(layout: StoreLayout) -> None:
+    try:
+        version = int(layout.format_file.read_text())
+    except FileNotFoundError:
+        replace_file(layout.format_file, b"%d\n" % FORMAT_VERSION)
+        return
+    except ValueError as error:
+        raise InvalidRequest(
+            f"{layout.format_file} is not a number", hint="is root_dir the right directory?"
+        ) from error
+    if version > FORMAT_VERSION:
+        raise InvalidRequest(
+            f"the store {layout.root} has format {version}; this release knows formats up to {FORMAT_VERSION}",
+            hint="run a newer release, or empty the directory while no pod uses it",
+        )
+
+
+def _open_records(path: Path) -> Records:
+    """The database; one that SQLite cannot read is set aside and begun anew, since everything in it can be found again."""
+    try:
+        return Records(path)
+    except sqlite3.DatabaseError as error:
+        if isinstance(error, sqlite3.OperationalError) and "disk" in str(error):
+            raise
+        logger.warning("%s is unreadable (%s): set aside as %s.bad and begun anew", path, error, path.name)
+        for suffix in ("", "-wal", "-shm"):
+            file = path.with_name(path.name + suffix)
+            if file.exists():
+                file.rename(file.with_name(f"{file.name}.bad"))
+        return Records(path)

@@ -1,0 +1,135 @@
+"""The tree that a pod sees: hard links into the content, built beside its name and renamed into place.
+
+A hard link shares mode and mtime with the content, so a file whose execute bit differs from the content's is copied (a
+reflink where the filesystem can); mtime belongs to the content and never makes a copy. Directories are made and files
+linked through descriptors of directories that this module made itself, and symlinks come last, so that no name in an
+artifact can lead outside.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import hashlib
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+
+from modelcsi.artifact.tree import EntryType, FileEntry, FileTree
+from modelcsi.oci.digest import Digest
+from modelcsi.store.durable import remove_tree, replace_file, space_errors, sync_directory
+from modelcsi.store.layout import StoreLayout
+
+_EXECUTE = 0o111
+_LINK_LIMIT = frozenset({errno.EMLINK, errno.EXDEV, errno.EPERM})
+
+
+def view_id(manifest: Digest, selection: str, layout: str = "files") -> str:
+    """The name of a view: everything that decides what it shows, hashed."""
+    return hashlib.sha256(json.dumps([str(manifest), selection, layout]).encode()).hexdigest()
+
+
+class Views:
+    """The complete trees of one store."""
+
+    def __init__(self, layout: StoreLayout) -> None:
+        self._layout = layout
+
+    def path(self, view: str) -> Path | None:
+        """Where the view is, or None if it is not complete."""
+        path = self._layout.view(view)
+        return path if path.is_dir() else None
+
+    def build(self, view: str, tree: FileTree, origin: Mapping[str, str]) -> Path:
+        """Make the view of a tree whose content is all committed; `origin` is kept in the record beside it.
+
+        Returning normally means that the view is complete and durable, not that this call built it. One thread per view.
+        """
+        final = self._layout.view(view)
+        if final.is_dir():
+            return final
+        temporary = self._layout.views / f".{view}.new"
+        with space_errors(f"the tree of {origin.get('manifest', view)}"):
+            if temporary.exists():
+                remove_tree(temporary)
+            temporary.mkdir(mode=0o700)
+            self._fill(temporary, tree)
+            replace_file(self._layout.view_record(view), json.dumps(dict(origin)).encode())
+            temporary.rename(final)
+            sync_directory(self._layout.views)
+        return final
+
+    def record(self, view: str) -> Mapping[str, str] | None:
+        """What `build` was told about the view's origin."""
+        try:
+            value = json.loads(self._layout.view_record(view).read_text())
+        except (FileNotFoundError, ValueError):
+            return None
+        return value if isinstance(value, dict) else None
+
+    def of_manifest(self, manifest: Digest) -> list[str]:
+        """The ids of the views that show an artifact."""
+        ids = [path.stem for path in self._layout.views.glob("*.json")]
+        return [view for view in ids if (self.record(view) or {}).get("manifest") == str(manifest)]
+
+    def _fill(self, root: Path, tree: FileTree) -> None:
+        directories = [entry for entry in tree.entries if entry.type is EntryType.DIRECTORY]
+        for entry in directories:
+            (root / entry.path).mkdir(mode=0o700)
+        for parent, entries in _by_parent(tree).items():
+            fd = os.open(root / parent, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+            try:
+                for entry in entries:
+                    self._link(entry, fd)
+            finally:
+                os.close(fd)
+        for entry in tree.entries:
+            if entry.type is EntryType.SYMLINK:
+                (root / entry.path).symlink_to(entry.target)
+        for entry in reversed(directories):
+            sync_directory(root / entry.path)
+            (root / entry.path).chmod(entry.mode)
+        sync_directory(root)
+        root.chmod(0o555)
+
+    def _link(self, entry: FileEntry, parent_fd: int) -> None:
+        name = entry.path.rpartition("/")[2]
+        assert entry.layer is not None, "a file's bytes are in a layer"
+        if entry.member is None:
+            source = self._layout.blob(entry.layer)
+        else:
+            source = self._layout.layer(entry.layer) / str(entry.member)
+        if (source.stat().st_mode ^ entry.mode) & _EXECUTE:
+            _copy(source, name, parent_fd, entry.mode)
+            return
+        try:
+            os.link(source, name, dst_dir_fd=parent_fd, follow_symlinks=False)
+        except OSError as error:
+            if error.errno not in _LINK_LIMIT:
+                raise
+            _copy(source, name, parent_fd, entry.mode)
+
+
+def _by_parent(tree: FileTree) -> dict[str, list[FileEntry]]:
+    result: dict[str, list[FileEntry]] = {}
+    for entry in tree.entries:
+        if entry.type is EntryType.FILE:
+            result.setdefault(entry.path.rpartition("/")[0], []).append(entry)
+    return result
+
+
+def _copy(source: Path, name: str, parent_fd: int, mode: int) -> None:
+    with source.open("rb") as reader, contextlib.ExitStack() as stack:
+        fd = os.open(name, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600, dir_fd=parent_fd)
+        stack.callback(os.close, fd)
+        status = os.fstat(reader.fileno())
+        remaining = status.st_size
+        while remaining:
+            copied = os.copy_file_range(reader.fileno(), fd, min(remaining, 1 << 30))
+            if copied == 0:
+                raise OSError(errno.EIO, f"{source} ended {remaining} bytes early")
+            remaining -= copied
+        os.fchmod(fd, mode)
+        os.utime(fd, ns=(status.st_mtime_ns, status.st_mtime_ns))
+        os.fsync(fd)

@@ -1,0 +1,90 @@
+"""What a start finds: rows, mounts and content that a kill, a reboot or a lost database left in any combination.
+
+Cases of a publication:
+1. a mount of one of our views with its row: MOUNTED, also where the last process died before it could record that;
+2. a mount without a row (the database was lost, or another instance mounted it): adopted, with an unknown volume id;
+3. a row without its mount (a reboot, or the last process died before mounting): PENDING; its lease ends unless the caller
+   comes back.
+"""
+
+from __future__ import annotations
+
+import logging
+import re
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+
+from modelcsi.artifact.artifact import recognise
+from modelcsi.artifact.selection import Selection
+from modelcsi.artifact.tree import wanted_layers
+from modelcsi.errors import UnsupportedArtifact
+from modelcsi.mount.table import Mount, read_mount_table
+from modelcsi.oci.digest import Digest
+from modelcsi.oci.manifest import Manifest, parse_manifest
+from modelcsi.store.records import MOUNTED, PENDING, ArtifactRecord, PublicationRecord
+from modelcsi.store.store import Store
+
+logger = logging.getLogger(__name__)
+
+_VIEW_ROOT = re.compile(r"/views/([0-9a-f]{64})$")
+_RECOVERY = "recovery"
+
+
+def restore(store: Store, shows: Callable[[str, str], bool]) -> list[str]:
+    """Repair the rows; `shows` tells whether a target shows a view. Returns the owners of publications left PENDING."""
+    _recover_artifacts(store)
+    records = store.records
+    rows = {record.target: record for record in records.publications()}
+    for mount, view in _our_mounts(shows):
+        row = rows.pop(mount.mount_point, None)
+        if row is None:
+            row = _adopted(store, mount, view)
+            logger.warning("adopted %s at %s, which no record knew", row.reference, row.target)
+        if row.state != MOUNTED or row.view != view:
+            records.put_publication(replace(row, state=MOUNTED, view=view))
+    for row in rows.values():
+        if row.state == MOUNTED:
+            logger.info("%s is not mounted at %s any more", row.reference, row.target)
+            records.put_publication(replace(row, state=PENDING))
+    return [row.owner for row in rows.values()]
+
+
+def _our_mounts(shows: Callable[[str, str], bool]) -> Iterator[tuple[Mount, str]]:
+    """The mounts of views, each target once; `shows` rules out another store's view of the same name."""
+    for mount in {mount.mount_point: mount for mount in read_mount_table()}.values():
+        match = _VIEW_ROOT.search(mount.root)
+        if match is not None and shows(mount.mount_point, match[1]):
+            yield mount, match[1]
+
+
+def _adopted(store: Store, mount: Mount, view: str) -> PublicationRecord:
+    origin = store.views.record(view) or {}
+    record = PublicationRecord(
+        *("", mount.mount_point, "", str(origin.get("reference", "an unknown model")), PENDING),
+        manifest=str(origin.get("manifest", "")),
+        view=view,
+    )
+    store.records.put_publication(record)
+    return record
+
+
+def _recover_artifacts(store: Store) -> None:
+    """Tell the database of manifests that are here and that it does not know: it was lost, the content was not."""
+    known = store.records.known_content()
+    for path in store.layout.manifests.glob("*/*"):
+        digest = Digest(path.parent.name, path.name) if not path.name.startswith(".") else None
+        content = store.content.manifest(digest) if digest is not None and str(digest) not in known else None
+        if digest is None or content is None:
+            continue
+        try:
+            manifest = parse_manifest(content)
+            if not isinstance(manifest, Manifest):
+                continue
+            artifact = recognise(manifest, digest)
+        except UnsupportedArtifact as error:
+            logger.warning("the stored manifest %s is not understood: %s", digest, error)
+            continue
+        layers = wanted_layers(artifact, Selection())
+        record = ArtifactRecord(digest, str(digest), artifact.kind, sum(layer.size for layer in layers), 0, 0)
+        store.records.put_artifact(record, [layer.digest for layer in layers], _RECOVERY)
+    store.records.end_lease(_RECOVERY)

@@ -1,0 +1,210 @@
+"""A volume request, parsed and checked: from here on everything trusts the type.
+
+Attributes are camelCase, or `<service_name>/<kebab-case>` (upstream's spelling); two spellings that disagree are an error,
+and so is an unknown one, since a typo that is ignored becomes a volume that nobody wanted. Keys of other domains
+(`csi.storage.k8s.io/`, `storage.kubernetes.io/`) are somebody else's.
+"""
+
+from __future__ import annotations
+
+import difflib
+import json
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, NewType
+
+from modelcsi.artifact.selection import Selection
+from modelcsi.errors import InvalidRequest
+from modelcsi.oci.reference import Reference
+from modelcsi.pull.policy import PullPolicy
+
+VolumeId = NewType("VolumeId", str)
+
+_POD_PREFIX = "csi.storage.k8s.io/"
+_TRUE = frozenset({"1", "t", "T", "TRUE", "true", "True"})
+_FALSE = frozenset({"0", "f", "F", "FALSE", "false", "False"})
+
+
+@dataclass(frozen=True, slots=True)
+class Pod:
+    """Who asks, as kubelet says (podInfoOnMount)."""
+
+    namespace: str
+    name: str
+    uid: str
+    service_account: str
+
+    def __str__(self) -> str:
+        return f"{self.namespace}/{self.name}"
+
+
+@dataclass(frozen=True, slots=True)
+class VolumeSpec:
+    """Which artifact a pod wants to see where, and how."""
+
+    volume_id: VolumeId
+    target: str
+    reference: Reference
+    pull_policy: PullPolicy
+    selection: Selection
+    secrets: Mapping[str, str] = field(default_factory=dict, repr=False, compare=False)
+    pod: Pod | None = field(default=None, compare=False)
+
+    @property
+    def arguments(self) -> str:
+        """Canonical text of what must not differ when the same volume is published at the same target again."""
+        return json.dumps([str(self.reference), self.pull_policy.value, json.loads(self.selection.key())])
+
+
+def parse_spec(
+    volume_id: str, target: str, attributes: Mapping[str, str], secrets: Mapping[str, str], service_name: str
+) -> VolumeSpec:
+    """The request of NodePublishVolume.
+
+    Raises InvalidRequest, naming the attribute, and the nearest known one for an unknown.
+    """
+    values = _known_values(attributes, service_name)
+    if "modelRef" not in values:
+        raise InvalidRequest(
+            "the volume has no modelRef", hint='set volumeAttributes.modelRef: "registry/repository:tag"'
+        )
+    reference = Reference.parse(values["modelRef"])
+    policy = values.get("pullPolicy")
+    return VolumeSpec(
+        volume_id=VolumeId(volume_id),
+        target=target,
+        reference=reference,
+        pull_policy=PullPolicy(policy) if policy else PullPolicy.default(reference),
+        selection=Selection(
+            exclude_weights=values.get("excludeModelWeights", False),
+            exclude_patterns=values.get("excludeFilePatterns", ()),
+        ),
+        secrets=secrets,
+        pod=_pod(attributes),
+    )
+
+
+def parse_selection(*, exclude_weights: bool, patterns: str) -> Selection:
+    """The selection that a command's flags mean. Raises InvalidRequest."""
+    try:
+        return Selection(exclude_weights=exclude_weights, exclude_patterns=_parse_patterns(patterns))
+    except ValueError as error:
+        raise InvalidRequest(f"the value of --exclude-file-patterns, {patterns[:200]!r}, {error}") from error
+
+
+def check_parameters(parameters: Mapping[str, str], service_name: str) -> None:
+    """Check the parameters of CreateVolume (a StorageClass): upstream's and the volume attributes.
+
+    Raises InvalidRequest.
+    """
+    values = _known_values(parameters, service_name)
+    if "modelRef" not in values:
+        raise InvalidRequest(
+            "the StorageClass has no modelRef",
+            hint=f"set parameters.modelRef, or {service_name}/reference, to the model",
+        )
+    Reference.parse(values["modelRef"])
+
+
+def _parse_bool(text: str) -> bool:
+    """Go's strconv.ParseBool, which upstream uses."""
+    if text in _TRUE or text in _FALSE:
+        return text in _TRUE
+    raise ValueError("is not a boolean: write true or false")
+
+
+def _parse_patterns(text: str) -> tuple[str, ...]:
+    try:
+        value = json.loads(text) if text else []
+    except ValueError as error:
+        raise ValueError(f'is not a JSON array of strings, such as ["*.bin", "!keep.bin"]: {error}') from error
+    if not isinstance(value, list) or not all(isinstance(item, str) for item in value):
+        raise ValueError('is not a JSON array of strings, such as ["*.bin", "!keep.bin"]')
+    return tuple(value)
+
+
+def _parse_choice(*choices: str) -> Callable[[str], str]:
+    def parse(text: str) -> str:
+        if text not in choices:
+            nearest = difflib.get_close_matches(text, choices, 1, 0.0)
+            raise ValueError(
+                f"must be one of {', '.join(choices)}" + (f"; did you mean {nearest[0]}?" if nearest else "")
+            )
+        return text
+
+    return parse
+
+
+def _parse_text(text: str) -> str:
+    if not text:
+        raise ValueError("is empty")
+    return text
+
+
+_ATTRIBUTES: dict[str, Callable[[str], Any]] = {
+    "modelRef": _parse_text,
+    "pullPolicy": _parse_choice(*(policy.value for policy in PullPolicy)),
+    "mountMode": _parse_choice("bind"),
+    "excludeModelWeights": _parse_bool,
+    "excludeFilePatterns": _parse_patterns,
+    # Upstream's StorageClass parameters, which its controller and ours hand on as a volume's attributes. They change
+    # nothing: there is one type, space is always checked, and any node can pull.
+    "type": _parse_choice("image"),
+    "checkDiskQuota": _parse_bool,
+    "nodeIp": _parse_text,
+}
+"""Each attribute and its parser: the one place where an attribute is added."""
+
+_ALIASES = {"reference": "modelRef"}
+"""Upstream's names (kebab-case under the service name) that differ from ours."""
+
+
+def _known_values(attributes: Mapping[str, str], service_name: str) -> dict[str, Any]:
+    spellings: dict[str, str] = {}
+    values: dict[str, Any] = {}
+    for key, text in attributes.items():
+        name = _attribute_name(key, service_name)
+        if name is None:
+            continue
+        if name in spellings and attributes[spellings[name]] != text:
+            raise InvalidRequest(
+                f"the attributes {spellings[name]} and {key} mean the same and disagree", hint="leave one of them out"
+            )
+        spellings[name] = key
+        try:
+            values[name] = _ATTRIBUTES[name](text)
+        except ValueError as error:
+            raise InvalidRequest(f"attribute {key}: {text[:200]!r} {error}") from error
+    return values
+
+
+def _attribute_name(key: str, service_name: str) -> str | None:
+    """The attribute that a key means; None for a key of another domain."""
+    domain, slash, name = key.rpartition("/")
+    if slash and domain != service_name:
+        return None
+    spellings = (
+        {_kebab(known): known for known in _ATTRIBUTES} | _ALIASES if slash else {known: known for known in _ATTRIBUTES}
+    )
+    if name in spellings:
+        return spellings[name]
+    nearest = difflib.get_close_matches(name, list(spellings), 1, 0.4)
+    hint = f"did you mean {domain}{slash}{nearest[0]}?" if nearest else f"known are {', '.join(sorted(spellings))}"
+    raise InvalidRequest(f"unknown attribute {key[:200]!r}", hint=hint)
+
+
+def _kebab(name: str) -> str:
+    return re.sub(r"[A-Z]", lambda match: "-" + match[0].lower(), name)
+
+
+def _pod(attributes: Mapping[str, str]) -> Pod | None:
+    name = attributes.get(f"{_POD_PREFIX}pod.name")
+    if not name:
+        return None
+    return Pod(
+        namespace=attributes.get(f"{_POD_PREFIX}pod.namespace", ""),
+        name=name,
+        uid=attributes.get(f"{_POD_PREFIX}pod.uid", ""),
+        service_account=attributes.get(f"{_POD_PREFIX}serviceAccount.name", ""),
+    )

@@ -1,0 +1,228 @@
+"""Publish, unpublish, restore: how a pod gets a model, and what is left on the node at every moment.
+
+A publication is one (volume id, target): one PersistentVolume in two pods of a node is two publications. What is recorded
+before what, and what a kill in between leaves:
+
+    record PENDING                     a row without a mount; expires when its caller does not come back
+    resolve, record the digest, lease  the same, and the content stays
+    pull                               half-written content, resumed by the next call
+    mount                              a mount at the target beside a PENDING row: `restore` completes it
+    record MOUNTED                     complete
+
+Unpublish goes the other way and trusts the kernel, not the rows: they may be lost. Lock order: target, job, store.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from modelcsi.deadline import Deadline
+from modelcsi.errors import AlreadyPublished, FinalError, NotFound, OperationPending
+from modelcsi.mount.mounter import Mounter
+from modelcsi.oci.digest import Digest
+from modelcsi.pull.puller import Patience, PulledView, Puller
+from modelcsi.pull.resolve import Wish
+from modelcsi.store.durable import open_directory
+from modelcsi.store.records import MOUNTED, PENDING, PublicationRecord
+from modelcsi.store.store import Store
+from modelcsi.volume.restore import restore
+from modelcsi.volume.slots import PublishSlots
+from modelcsi.volume.spec import VolumeId, VolumeSpec
+
+logger = logging.getLogger(__name__)
+
+_ANSWER_SECONDS = 5.0
+"""Kept of the caller's time for the answer: mounting, and the way back."""
+_SHORT_CALL_SECONDS = 10.0
+_PATIENCE_WITHOUT_DEADLINE_SECONDS = 115.0
+"""kubelet gives 120 s; a caller that names no deadline is treated alike."""
+_PENDING_EXPIRES_SECONDS = 600.0
+"""Five times the greatest gap between two of kubelet's attempts (122 s)."""
+_MAKE_WAY_SECONDS = 10.0
+
+
+@dataclass(frozen=True, slots=True)
+class VolumeStats:
+    """What a volume holds, and whether it is as it should be; bytes and inodes are those of the model."""
+
+    total_bytes: int
+    used_bytes: int
+    available_bytes: int
+    total_inodes: int
+    used_inodes: int
+    available_inodes: int
+    abnormal: bool
+    message: str
+
+
+class Volumes:
+    """The publications of this node."""
+
+    def __init__(self, store: Store, puller: Puller, mounter: Mounter, slots: PublishSlots) -> None:
+        self._store = store
+        self._puller = puller
+        self._mounter = mounter
+        self._slots = slots
+        self._changed = threading.Condition()
+        # Under the condition's lock: targets that a call works on, with the patience of that call; when the owner of a
+        # PENDING publication was last here (monotonic seconds).
+        self._busy: dict[str, Patience] = {}
+        self._seen: dict[str, float] = {}
+
+    def publish(self, spec: VolumeSpec, deadline: Deadline) -> None:
+        """Returning normally means that the model is mounted read-only at the target, not that this call mounted it.
+
+        Waits for the pull until shortly before the deadline. Raises PullPending while the pull goes on without this call,
+        OperationPending while another call works on the target, AlreadyPublished, Busy, and whatever resolving, pulling
+        and mounting raise; after a final error nothing of the volume is left on the node.
+        """
+        patience = Patience(_until(deadline))
+        with self._working_on(spec.target, patience), self._slots.enter():
+            known = self._known(spec)
+            if known is not None and known.state == MOUNTED and self._shows(known.target, known.view):
+                self._store.records.touch(Digest.parse(known.manifest))
+                return
+            record = PublicationRecord(
+                *(spec.volume_id, spec.target, spec.arguments, str(spec.reference), PENDING),
+                manifest=known.manifest if known else "",
+                pod=str(spec.pod or ""),
+            )
+            self._seen[record.owner] = time.monotonic()
+            self._store.records.put_publication(record)
+            try:
+                self._publish(spec, record, patience)
+            except FinalError:
+                self._forget(record)
+                raise
+            self._seen.pop(record.owner, None)
+
+    def unpublish(self, volume_id: VolumeId, target: str) -> None:
+        """Returning normally means that nothing is mounted at the target, its directory is gone, and its lease ended.
+
+        An unknown volume or target is fine. A publish that waits there is sent away first. Raises OperationPending,
+        InvalidRequest, RollbackFailed.
+        """
+        with self._working_on(target, Patience(Deadline.never()), sends_others_away=True):
+            records = self._store.records.publications(target)
+            if records and all(record.volume_id not in ("", volume_id) for record in records):
+                logger.warning("%s is published for another volume than %s: left alone", target, volume_id)
+                return
+            self._mounter.unmount(target)
+            for record in records:
+                self._forget(record)
+
+    def stats(self, volume_id: VolumeId, path: str) -> VolumeStats:
+        """Size and condition of a published volume. Raises NotFound when it is not published at `path`."""
+        records = self._store.records.publications(path)
+        record = next((item for item in records if item.volume_id in ("", volume_id) and item.state == MOUNTED), None)
+        if record is None:
+            raise NotFound(f"volume {volume_id} is not published at {path}")
+        origin = self._store.views.record(record.view) or {}
+        size, files = int(origin.get("size_bytes", 0)), int(origin.get("files", 0))
+        is_shown = self._shows(path, record.view)
+        message = (
+            f"{record.reference} is mounted" if is_shown else f"{record.reference} is not mounted at {path} any more"
+        )
+        return VolumeStats(size, size, 0, files, files, 0, not is_shown, message)
+
+    def restore(self) -> None:
+        """Bring rows and mounts together after a start, however the last process ended; before the first publish."""
+        for owner in restore(self._store, self._shows):
+            self._seen[owner] = time.monotonic()
+
+    def expire(self) -> None:
+        """Give up publications whose caller has not come back; called now and then."""
+        for record in self._store.records.publications():
+            if record.state != PENDING:
+                continue
+            with self._changed:
+                seen = self._seen.setdefault(record.owner, time.monotonic())
+                if record.target in self._busy or time.monotonic() - seen < _PENDING_EXPIRES_SECONDS:
+                    continue
+            logger.info("nobody came back for %s at %s: given up", record.reference, record.target)
+            self._forget(record)
+
+    def _publish(self, spec: VolumeSpec, record: PublicationRecord, patience: Patience) -> None:
+        pinned = Digest.parse(record.manifest) if record.manifest else None
+        wish = Wish(spec.reference, spec.pull_policy, spec.selection, spec.secrets, pinned)
+        resolved = self._puller.resolve(wish, patience.deadline)
+        digest = resolved.artifact.digest
+        if digest != pinned:
+            record = replace(record, manifest=str(digest))
+            self._store.records.put_publication(record)
+        with self._slots.waiting(patience):
+            pulled = self._puller.pull(resolved, record.owner, patience)
+        self._mount(pulled, spec.target)
+        self._store.records.put_publication(replace(record, state=MOUNTED, view=pulled.view))
+        logger.info("published %s (%s) at %s", spec.reference, digest, spec.target)
+
+    def _mount(self, pulled: PulledView, target: str) -> None:
+        with open_directory(pulled.path) as source_fd:
+            self._mounter.bind_read_only(source_fd, target)
+
+    def _known(self, spec: VolumeSpec) -> PublicationRecord | None:
+        """What is recorded of this publication; completes a row that was made from the mount table."""
+        for record in self._store.records.publications(spec.target):
+            if record.volume_id == spec.volume_id and record.arguments == spec.arguments:
+                return record
+            if record.state != MOUNTED or not self._shows(record.target, record.view):
+                self._store.records.remove_publication(record.volume_id, record.target)
+                continue
+            origin = self._store.views.record(record.view) or {}
+            is_same = (origin.get("reference"), origin.get("selection")) == (str(spec.reference), spec.selection.key())
+            if record.volume_id or not is_same:
+                raise AlreadyPublished(
+                    f"{spec.target} shows {record.reference} with other arguments",
+                    hint="unpublish it first; a volume's attributes cannot change while it is mounted",
+                )
+            self._store.records.remove_publication(record.volume_id, record.target)
+            completed = replace(record, volume_id=spec.volume_id, arguments=spec.arguments, pod=str(spec.pod or ""))
+            self._store.records.put_publication(completed)
+            return completed
+        return None
+
+    def _shows(self, target: str, view: str) -> bool:
+        """Whether the view's directory is what one sees at the target: two stats, no mount table."""
+        path: Path | None = self._store.views.path(view) if view else None
+        try:
+            return path is not None and os.path.samestat(os.lstat(target), path.stat())
+        except OSError:  # absent, or a dead mount
+            return False
+
+    def _forget(self, record: PublicationRecord) -> None:
+        self._store.records.remove_publication(record.volume_id, record.target)
+        self._puller.leave(record.owner)
+        self._seen.pop(record.owner, None)
+
+    @contextmanager
+    def _working_on(self, target: str, patience: Patience, *, sends_others_away: bool = False) -> Iterator[None]:
+        """Be the only call at a target."""
+        with self._changed:
+            other = self._busy.get(target)
+            if other is not None and sends_others_away:
+                other.interrupt()
+                self._changed.wait_for(lambda: target not in self._busy, _MAKE_WAY_SECONDS)
+            if target in self._busy:
+                raise OperationPending(f"another call works on {target}", hint="it is tried again by itself")
+            self._busy[target] = patience
+        try:
+            yield
+        finally:
+            with self._changed:
+                del self._busy[target]
+                self._changed.notify_all()
+
+
+def _until(deadline: Deadline) -> Deadline:
+    """When a publish stops waiting: 5 s before its caller does, at half time of a short call, after 115 s without end."""
+    remaining = deadline.remaining_seconds()
+    if remaining < _SHORT_CALL_SECONDS:
+        return Deadline.after(remaining / 2)
+    return Deadline.after(min(remaining - _ANSWER_SECONDS, _PATIENCE_WITHOUT_DEADLINE_SECONDS))

@@ -1,0 +1,232 @@
+"""A small honest OCI registry over real sockets, with faults that a test switches on.
+
+    with FakeRegistry() as registry:
+        registry.content.push("models/tiny", "v1", {"model.safetensors": b"weights"})
+        registry.faults.cut_every_bytes = 3_000_000
+        ... pull f"{registry.host}/models/tiny:v1" ...
+        assert registry.blob_gets == ...
+
+It listens on 127.0.0.1, on a port of its own. Faults may be changed at any time; counters only grow.
+"""
+
+from __future__ import annotations
+
+import base64
+import contextlib
+import enum
+import secrets
+import ssl
+import sys
+import threading
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass
+from http.server import ThreadingHTTPServer
+from socket import socket
+from types import TracebackType
+from typing import Any, Self
+
+from tests.fakes.content import Content
+from tests.fakes.registry_faults import Faults, Seen
+from tests.fakes.registry_handler import Handler
+
+
+class Auth(enum.Enum):
+    """How the registry wants to be asked."""
+
+    NONE = "none"
+    BASIC = "basic"
+    BEARER = "bearer"
+
+
+@dataclass(frozen=True)
+class User:
+    """Somebody who may pull from some repositories, or from all (None)."""
+
+    password: str
+    repositories: frozenset[str] | None = None
+    identity_token: str = ""
+
+
+class FakeRegistry:
+    """The registry; a context manager that serves between enter and exit."""
+
+    SIGNATURE = "X-Signature=s3cret-signature"
+    """The query of its redirects: nobody but the target may see it."""
+
+    def __init__(
+        self,
+        *,
+        auth: Auth = Auth.NONE,
+        users: Mapping[str, User] | None = None,
+        content: Content | None = None,
+        tls: ssl.SSLContext | None = None,
+        address: str = "127.0.0.1",
+    ) -> None:
+        """`tls` is a server's context with its certificate; None serves plain HTTP."""
+        self._lock = threading.Lock()  # guards _tokens, the counters and `seen`
+        self._tokens: dict[str, tuple[str, str]] = {}
+        self.auth = auth
+        self.users = dict(users or {})
+        self.public: set[str] = set()
+        """Repositories that need no user although `auth` asks for one."""
+        self.content = content or Content()
+        self.faults = Faults()
+        self.seen: list[Seen] = []
+        self.manifest_requests = 0
+        """GETs of manifests."""
+        self.manifest_heads = 0
+        self.blob_heads = 0
+        self.token_requests = 0
+        self.blob_gets: Counter[str] = Counter()
+        """GETs by digest, with or without Range; also those answered with a redirect or an error."""
+        self.bytes_served: Counter[str] = Counter()
+        """Bytes of blobs by digest, as handed to the kernel."""
+        self.closing = threading.Event()
+        self._server = _Server((address, 0), self, tls)
+        self._thread = threading.Thread(
+            target=self._server.serve_forever, args=(0.02,), name="fake-registry", daemon=True
+        )
+
+    @property
+    def host(self) -> str:
+        """`127.0.0.1:port`, the first part of a reference."""
+        address, port = self._server.server_address[:2]
+        return f"{address!s}:{port}"
+
+    @property
+    def url(self) -> str:
+        """Scheme and host."""
+        return f"{'https' if self._server.tls else 'http'}://{self.host}"
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.closing.set()
+        self.faults.resume.set()
+        self._server.shutdown()
+        self._server.close_connections()
+        self._server.server_close()
+        self._thread.join()
+        if self._server.bugs and error is None:
+            raise self._server.bugs[0]
+
+    def expire_tokens(self) -> None:
+        """Refuse every token that was handed out so far."""
+        with self._lock:
+            self._tokens.clear()
+
+    def leaked(self, *needles: str) -> list[Seen]:
+        """The requests in which one of these texts arrived, in a path, header or body; Basic credentials are looked into."""
+        return [seen for seen in self.seen if any(needle in _everything_in(seen) for needle in needles)]
+
+    # What the handler asks and tells.
+
+    def record(self, seen: Seen) -> None:
+        """A request arrived."""
+        with self._lock:
+            self.seen.append(seen)
+
+    def count(self, counter: str) -> None:
+        """One more of the counter of this name."""
+        with self._lock:
+            setattr(self, counter, getattr(self, counter) + 1)
+
+    def count_blob(self, digest: str, *, gets: int = 0, served_bytes: int = 0) -> None:
+        """A GET, or bytes, of a blob."""
+        with self._lock:
+            self.blob_gets[digest] += gets
+            self.bytes_served[digest] += served_bytes
+
+    def user_of(self, authorization: str) -> str | None:
+        """The user whose Basic credentials these are; "" without any, None when they are wrong."""
+        if not authorization:
+            return ""
+        scheme, _, value = authorization.partition(" ")
+        name, _, password = base64.b64decode(value).decode().partition(":") if scheme == "Basic" else ("", "", "")
+        user = self.users.get(name)
+        return name if user is not None and user.password == password else None
+
+    def user_of_identity(self, token: str) -> str | None:
+        """The user whose refresh token this is."""
+        return next((name for name, user in self.users.items() if user.identity_token == token), None)
+
+    def may_pull(self, user: str, repository: str) -> bool:
+        """Whether this user, or nobody (""), may read the repository."""
+        if self.auth is Auth.NONE or repository in self.public:
+            return True
+        allowed = self.users[user].repositories if user else frozenset()
+        return allowed is None or repository in allowed
+
+    def issue_token(self, user: str, repository: str) -> str:
+        """A token with which this user reads this repository, as far as allowed."""
+        token = f"token-{secrets.token_hex(8)}"
+        with self._lock:
+            self._tokens[token] = (user, repository)
+        return token
+
+    def check(self, authorization: str, repository: str) -> int:
+        """200, 401 or 403 for a request with this header."""
+        if self.auth is Auth.BEARER:
+            with self._lock:
+                bearer, scope = self._tokens.get(authorization.removeprefix("Bearer "), ("", ""))
+            # As Docker Hub does: a token without the right is a token of somebody who must authenticate.
+            return 200 if scope == repository and self.may_pull(bearer, repository) else 401
+        user = self.user_of(authorization)
+        if user is None or (not user and not self.may_pull("", repository)):
+            return 401
+        return 200 if self.may_pull(user, repository) else 403
+
+
+def _everything_in(seen: Seen) -> str:
+    scheme, _, value = seen.headers.get("authorization", "").partition(" ")
+    basic = base64.b64decode(value).decode(errors="replace") if scheme == "Basic" else ""
+    return f"{seen.path} {dict(seen.headers)} {basic} {seen.body.decode(errors='replace')}"
+
+
+class _Server(ThreadingHTTPServer):
+    daemon_threads = True
+    request_queue_size = 64
+
+    def __init__(self, address: tuple[str, int], registry: FakeRegistry, tls: ssl.SSLContext | None) -> None:
+        self.registry = registry
+        self.tls = tls
+        self.bugs: list[BaseException] = []
+        """What a handler raised that is not the client going away."""
+        self._lock = threading.Lock()  # guards _open
+        self._open: set[socket] = set()
+        super().__init__(address, Handler)
+
+    def finish_request(self, request: Any, client_address: Any) -> None:
+        """In the connection's own thread: the handshake, then requests until one of the two closes."""
+        with self._lock:
+            self._open.add(request)
+        served = request
+        try:
+            if self.tls:
+                served = self.tls.wrap_socket(request, server_side=True)
+                with self._lock:
+                    self._open.add(served)
+            super().finish_request(served, client_address)
+        finally:
+            with self._lock:
+                self._open -= {request, served}
+            if served is not request:
+                served.close()
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """Keep what is no broken connection for `FakeRegistry.__exit__`."""
+        error = sys.exception()
+        if error is not None and not isinstance(error, OSError):
+            self.bugs.append(error)
+
+    def close_connections(self) -> None:
+        """End the threads that wait for another request of a client that keeps its connection."""
+        with self._lock:
+            for connection in self._open:
+                with contextlib.suppress(OSError):
+                    connection.shutdown(2)

@@ -1,0 +1,121 @@
+from __future__ import annotations
+
+import logging
+import os
+import threading
+from pathlib import Path
+
+import pytest
+
+from modelcsi.config.model import Config
+from modelcsi.config.source import ConfigSource
+from modelcsi.errors import InvalidRequest
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    """A file that is good to begin with."""
+    path = tmp_path / "config.yaml"
+    path.write_text("log_level: info\n")
+    return path
+
+
+def _replace(path: Path, text: str) -> None:
+    """As editors and kubelet do it: another inode under the same name, so that every change shows, however fast."""
+    new = path.with_suffix(".new")
+    new.write_text(text)
+    new.rename(path)
+
+
+def test_the_first_file_must_be_good(path: Path) -> None:
+    """Without an older configuration a bad one is an error."""
+    path.write_text("log_level: loud\n")
+    with pytest.raises(InvalidRequest, match="log_level"):
+        ConfigSource(path, {})
+
+
+def test_a_change_comes_into_force(path: Path) -> None:
+    """A changed file is read again and every listener gets the new configuration, once."""
+    source, heard = ConfigSource(path, {}), list[Config]()
+    source.subscribe(heard.append)
+    _replace(path, "log_level: debug\npull_config: {concurrency: 2}\n")
+    source.refresh()
+    source.refresh()
+
+    assert ("debug", 2) == (source.current.log_level, source.current.pull_config.concurrency)
+    assert [source.current] == heard
+
+
+def test_a_config_map_swap_is_a_change(tmp_path: Path) -> None:
+    """kubelet leaves the file's own symlink alone and swaps `..data`, two directories above."""
+    for name, level in (("v1", "info"), ("v2", "debug")):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "config.yaml").write_text(f"log_level: {level}\n")
+    (tmp_path / "..data").symlink_to("v1")
+    (tmp_path / "config.yaml").symlink_to("..data/config.yaml")
+    source = ConfigSource(tmp_path / "config.yaml", {})
+    (tmp_path / "..data_tmp").symlink_to("v2")
+    os.rename(tmp_path / "..data_tmp", tmp_path / "..data")
+    source.refresh()
+
+    assert "debug" == source.current.log_level
+
+
+@pytest.mark.parametrize("content", ["log_level: loud\n", "log_level: [\n", None])
+def test_a_bad_file_is_reported_once_and_the_old_one_kept(
+    path: Path, content: str | None, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A typo, broken YAML and a missing file change nothing, and do not fill the log."""
+    source = ConfigSource(path, {})
+    if content is None:
+        path.unlink()
+    else:
+        _replace(path, content)
+    with caplog.at_level(logging.ERROR):
+        source.refresh()
+        source.refresh()
+
+    assert "info" == source.current.log_level
+    (record,) = caplog.records
+    assert "the old one stays in force" in record.getMessage()
+
+
+def test_a_mended_file_comes_into_force(path: Path) -> None:
+    """After a bad file the next good one counts."""
+    source = ConfigSource(path, {})
+    _replace(path, "log_level: loud\n")
+    source.refresh()
+    _replace(path, "log_level: error\n")
+    source.refresh()
+
+    assert "error" == source.current.log_level
+
+
+def test_keys_that_need_a_restart_are_reported_and_not_applied(path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """What is read at start stays as it was, next to what changes at once."""
+    source, before = ConfigSource(path, {}), Config()
+    _replace(path, "root_dir: /other\nlog_level: debug\npull_config: {memory_budget: 1GiB, concurrency: 1}\n")
+    with caplog.at_level(logging.WARNING):
+        source.refresh()
+
+    current = source.current
+    assert (before.root_dir, before.pull_config.memory_budget) == (current.root_dir, current.pull_config.memory_budget)
+    assert ("debug", 1) == (current.log_level, current.pull_config.concurrency)
+    assert "need a restart of the driver: root_dir, pull_config.memory_budget" in caplog.text
+
+
+def test_the_thread_sees_a_change_and_stops_at_once(path: Path) -> None:
+    """Started, the source needs nobody to look; stopped, its thread is gone."""
+    source, changed = ConfigSource(path, {}), threading.Event()
+    source.subscribe(lambda _: changed.set())
+    source.start()
+    _replace(path, "log_level: debug\n")
+    seen = changed.wait(10)
+    source.stop()
+
+    assert (True, []) == (seen, [thread for thread in threading.enumerate() if thread.name == "config"])
+
+
+def test_a_source_that_never_started_can_be_stopped(path: Path) -> None:
+    """Undoing a start that failed half-way is no special case."""
+    ConfigSource(path, {}).stop()
