@@ -77,6 +77,9 @@ _GAUGE_TEXTS = {
 class Metrics:
     """The process' series; made once, in `cli`."""
 
+    CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
+    """Of the expositions."""
+
     def __init__(self, component: Component = Component.NODE) -> None:
         # The text format shows the creation times of all series as series of their own; this library has only a global switch.
         prometheus_client.disable_created_metrics()  # type: ignore[no-untyped-call]  # theirs has no annotations
@@ -160,7 +163,7 @@ class Metrics:
         self._mount_items = read
 
     def exposition(self) -> bytes:
-        """What `/metrics` answers (CONTENT_TYPE_LATEST of prometheus_client)."""
+        """What `/metrics` answers."""
         text = generate_latest(self.registry)
         for name in self._upstream.counter_names:
             # generate_latest names every counter `_total` in its header, whatever its samples are called.

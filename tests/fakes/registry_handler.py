@@ -205,9 +205,9 @@ class Handler(BaseHTTPRequestHandler):
             if faults.stall_after_bytes is not None and sent >= faults.stall_after_bytes:
                 faults.resume.wait()
             piece = body[sent : sent + size]
+            self._registry.count_blob(digest, served_bytes=size)  # before the client has it and looks
             self.wfile.write(b"%x\r\n%b\r\n" % (size, bytes(piece)) if faults.chunked else piece)
             sent += size
-            self._registry.count_blob(digest, served_bytes=size)
             if faults.bytes_per_second:
                 self._registry.closing.wait(size / faults.bytes_per_second)
         if faults.chunked:

@@ -35,10 +35,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit status."""
     parser = _parser()
     options = parser.parse_args(arguments)
-    if options.command is None:
-        options.run = _command_of_environment(parser)
-    run: Callable[[argparse.Namespace], int] = options.run
     try:
+        run: Callable[[argparse.Namespace], int] = options.run if options.command else _command_of_environment(parser)
         return run(options)
     except InvalidRequest as error:
         return _report(error, WRONG_USAGE)
@@ -61,10 +59,12 @@ def _report(error: ModelCsiError, status: int) -> int:
 
 def _command_of_environment(parser: argparse.ArgumentParser) -> Callable[[argparse.Namespace], int]:
     """`modelcsi --config FILE` with X_CSI_MODE: how deployments of the upstream driver start it."""
-    mode = os.environ.get("X_CSI_MODE", "")
-    if mode not in ("node", "controller"):
+    from modelcsi.config.environment import Mode, read_environment
+
+    mode = read_environment().mode
+    if mode is None:
         parser.error("name a command, or set X_CSI_MODE to node or controller")
-    return _node if mode == "node" else _controller
+    return _node if mode is Mode.NODE else _controller
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -142,7 +142,7 @@ def _directory(value: object, key: str) -> Path:
     return Path(_text(value, key))
 
 
-def _size(value: object, key: str) -> SizeBytes:
+def parse_size(value: object, key: str) -> SizeBytes:
     """Sizes as Go's humanize reads them, which upstream uses: `10TiB`, `10 Ti`, `500GB`, `1,000 kB`, a plain number."""
     if isinstance(value, str) and (match := _SIZE.fullmatch(value)) and (match["prefix"] or not match["binary"]):
         exponent = _PREFIXES.index(match["prefix"].lower()) + 1 if match["prefix"] else 0
@@ -157,7 +157,7 @@ _CONVERTERS: dict[object, Callable[[object, str], object]] = {
     str: _text,
     bool: _flag,
     int: _number,
-    SizeBytes: _size,
+    SizeBytes: parse_size,
     Path: _directory,
     Path | None: _path,
 }

@@ -29,10 +29,16 @@ from modelcsi.store.views import view_id
 logger = logging.getLogger(__name__)
 
 
+LayerFinished = Callable[[int, float, Exception | None], None]
+"""Told (bytes, seconds, error) of each layer."""
+
+
 class PullJob:
     """`wait` until it is done; `join` and `leave` say who wants it."""
 
-    def __init__(self, resolved: Resolved, store: Store, layers: LayerPuller, queue: JobQueue) -> None:
+    def __init__(
+        self, resolved: Resolved, store: Store, layers: LayerPuller, queue: JobQueue, layer_finished: LayerFinished
+    ) -> None:
         wish = resolved.wish
         self.reference = wish.reference
         self.artifact = resolved.artifact
@@ -44,6 +50,7 @@ class PullJob:
         self._store = store
         self._puller = layers
         self._queue = queue
+        self._layer_finished = layer_finished
         self._sources = Sources()
         self._stop = threading.Event()
         self._changed = threading.Condition()
@@ -106,6 +113,16 @@ class PullJob:
                 raise self._error
             assert self._path is not None, "a job without an error has a view"
             return self._path
+
+    def stop(self) -> None:
+        """Stop, whoever wants it."""
+        self._stop.set()
+        self.nudge()
+
+    def join_thread(self, timeout_seconds: float) -> None:
+        """Wait until it has ended."""
+        with self._changed:
+            self._changed.wait_for(lambda: self._is_finished, timeout_seconds)
 
     def nudge(self) -> None:
         """Make those who wait look whether they still want to."""
@@ -180,11 +197,14 @@ class PullJob:
                     layer = waiting.popleft()
                 except IndexError:
                     return
+                began, error = time.monotonic(), None
                 try:
                     self._puller.pull(layer, inner)
-                except Exception as error:  # noqa: BLE001 - a thread's main: raised again below
-                    errors.append(error)
+                except Exception as raised:  # noqa: BLE001 - a thread's main: raised again below
+                    error = raised
+                    errors.append(raised)
                     failed.set()
+                self._layer_finished(layer.size, time.monotonic() - began, error)
 
         count = min(self._queue.layers_at_once(), len(layers))
         threads = [threading.Thread(target=pull_some, name="pull-layer", daemon=True) for _ in range(count)]

@@ -41,6 +41,9 @@ class PullObserver(Protocol):
     def pull_finished(self, job: PullJob, error: Exception | None) -> None:
         """A job ended; `error` is None when the view is complete."""
 
+    def layer_finished(self, size_bytes: int, seconds: float, error: Exception | None) -> None:
+        """A layer of any job was brought here, or found, or failed."""
+
 
 @dataclass(frozen=True, slots=True)
 class PulledView:
@@ -104,6 +107,19 @@ class Puller:
         self._lock = threading.Lock()
         self._jobs: dict[Hashable, PullJob] = {}  # under the lock: those that run
 
+    def use(self, registry: Registry, keychain: Keychain) -> None:
+        """Use these from the next wish on; jobs that run keep what they have."""
+        self._resolver.use(registry, keychain)
+
+    def stop(self, patience: Deadline) -> None:
+        """Stop all jobs and wait until they have, at most as long as told; what they received stays."""
+        with self._lock:
+            jobs = list(self._jobs.values())
+        for job in jobs:
+            job.stop()
+        for job in jobs:
+            job.join_thread(patience.remaining_seconds())
+
     def resolve(self, wish: Wish, deadline: Deadline) -> Resolved:
         """See `Resolver.resolve`."""
         return self._resolver.resolve(wish, deadline)
@@ -151,6 +167,10 @@ class Puller:
             for job in jobs
         ]
 
+    def _layer_finished(self, size_bytes: int, seconds: float, error: Exception | None) -> None:
+        if self.observer is not None:
+            self.observer.layer_finished(size_bytes, seconds, error)
+
     def _is_proven(self, resolved: Resolved) -> bool:
         repository = resolved.repository
         needed = {
@@ -166,7 +186,7 @@ class Puller:
             job = self._jobs.get(key)
             if job is not None and job.join(owner, resolved.repository):
                 return job
-            job = PullJob(resolved, self._store, self._layers, self._queue)
+            job = PullJob(resolved, self._store, self._layers, self._queue, self._layer_finished)
             job.join(owner, resolved.repository)
             self._jobs[key] = job
         threading.Thread(target=self._run, args=(key, job), name="pull-job", daemon=True).start()

@@ -58,30 +58,36 @@ class Resolver:
 
     def __init__(self, store: Store, registry: Registry, keychain: Keychain) -> None:
         self._store = store
-        self._registry = registry
-        self._keychain = keychain
+        self._network = (registry, keychain)
         self._recognise = functools.lru_cache(maxsize=_CACHED_ARTIFACTS)(_recognise)
+
+    def use(self, registry: Registry, keychain: Keychain) -> None:
+        """Ask these from the next wish on: the configuration changed."""
+        self._network = (registry, keychain)
 
     def resolve(self, wish: Wish, deadline: Deadline) -> Resolved:
         """Which artifact the wish means.
 
         Raises NotFound, Unauthenticated, Forbidden, RegistryUnavailable, CorruptContent, UnsupportedArtifact.
         """
-        candidates = self._keychain.candidates(wish.reference, wish.secrets)
-        found = self._from_store(wish, candidates)
+        registry, keychain = self._network
+        candidates = keychain.candidates(wish.reference, wish.secrets)
+        found = self._from_store(wish, registry, candidates)
         if found is None and wish.policy is PullPolicy.NEVER:
             raise NotFound(
                 f"{wish.reference} is not on this node, or not for these credentials, and pullPolicy is Never",
                 hint="pull it with another policy first",
             )
-        repository, digest, content = found or self._ask(wish.reference, wish.pinned, candidates, deadline)
+        repository, digest, content = found or self._ask(wish, registry, candidates, deadline)
         try:
             artifact = self._recognise(digest, content)
         except UnsupportedArtifact as error:
             raise UnsupportedArtifact(f"{wish.reference}: {error.message}", hint=error.hint) from error
         return Resolved(wish, artifact, content, repository)
 
-    def _from_store(self, wish: Wish, candidates: tuple[Credentials, ...]) -> tuple[Repository, Digest, bytes] | None:
+    def _from_store(
+        self, wish: Wish, registry: Registry, candidates: tuple[Credentials, ...]
+    ) -> tuple[Repository, Digest, bytes] | None:
         reference, records = wish.reference, self._store.records
         digest = wish.pinned or reference.digest
         if wish.policy is PullPolicy.ALWAYS and wish.pinned is None:
@@ -94,15 +100,16 @@ class Resolver:
         for credentials in (*candidates, ANONYMOUS):
             fingerprint = credentials.fingerprint(records.salt)
             if records.has_proof(reference.host, reference.repository, digest, fingerprint):
-                return self._registry.repository(reference, credentials), digest, content
+                return registry.repository(reference, credentials), digest, content
         return None
 
     def _ask(
-        self, reference: Reference, pinned: Digest | None, candidates: tuple[Credentials, ...], deadline: Deadline
+        self, wish: Wish, registry: Registry, candidates: tuple[Credentials, ...], deadline: Deadline
     ) -> tuple[Repository, Digest, bytes]:
+        reference, pinned = wish.reference, wish.pinned
         first_refusal: ModelCsiError | None = None
         for credentials in candidates:
-            repository = self._registry.repository(reference, credentials)
+            repository = registry.repository(reference, credentials)
             try:
                 digest, content = self._fetch(repository, str(pinned or reference.target), deadline)
             except (Unauthenticated, Forbidden) as error:

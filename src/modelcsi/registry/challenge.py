@@ -102,5 +102,6 @@ def may_hold_credentials(registry_host: str, realm_host: str) -> bool:
 
 def _is_shared_suffix(labels: list[str]) -> bool:
     is_country = len(labels) == 2 and len(labels[1]) == 2 and labels[0] in _COUNTRY_SECOND_LEVELS
-    # A region's name may stand before the cloud's (eu-west-1.amazonaws.com): strangers share that too.
-    return is_country or any(".".join(labels[start:]) in _SHARED_SUFFIXES for start in range(min(2, len(labels))))
+    # AWS puts its regions in between (eu-west-1.amazonaws.com): strangers share those too.
+    is_region = len(labels) == 3 and labels[1:] == ["amazonaws", "com"]
+    return is_country or is_region or ".".join(labels) in _SHARED_SUFFIXES

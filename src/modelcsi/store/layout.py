@@ -36,11 +36,6 @@ class StoreLayout:
         return self.root / "state.db"
 
     @property
-    def control_socket(self) -> Path:
-        """Where a running driver answers `modelcsi status` and `modelcsi cache`."""
-        return self.root / "control.sock"
-
-    @property
     def blobs(self) -> Path:
         """Committed raw layers: the file itself."""
         return self.root / "content" / "blobs"

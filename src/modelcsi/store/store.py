@@ -6,9 +6,11 @@ import fcntl
 import logging
 import os
 import sqlite3
+import threading
 from collections.abc import Callable
 from pathlib import Path
 
+from modelcsi.deadline import Deadline
 from modelcsi.errors import Busy, InvalidRequest
 from modelcsi.store.collector import Collector
 from modelcsi.store.content import ContentStore, empty_trash
@@ -20,18 +22,23 @@ from modelcsi.store.views import Views
 
 logger = logging.getLogger(__name__)
 
+_LOCK_LOOK_SECONDS = 0.05
+
 
 class Store:
     """The parts of one open store. `close` it before the process ends; a kill instead loses nothing.
 
-    `disk_usage_limit` is asked at each reservation for the greatest number of bytes the store may hold (0: no limit).
+    `disk_usage_limit` is asked at each reservation for the greatest number of bytes the store may hold (0: no limit). Waits
+    until `patience` for another process that holds the store (the last driver may be about to end). Raises Busy then.
     """
 
-    def __init__(self, root: Path, disk_usage_limit: Callable[[], int] = lambda: 0) -> None:
+    def __init__(
+        self, root: Path, disk_usage_limit: Callable[[], int] = lambda: 0, patience: Deadline | None = None
+    ) -> None:
         self.layout = StoreLayout(root)
         for directory in self.layout.directories():
             directory.mkdir(mode=0o711 if directory == root else 0o700, parents=directory == root, exist_ok=True)
-        self._lock_fd = _lock(self.layout)
+        self._lock_fd = _lock(self.layout, patience or Deadline.after(0))
         _check_format(self.layout)
         self.records = _open_records(self.layout.database)
         self.content = ContentStore(self.layout)
@@ -59,17 +66,22 @@ class Store:
             remove_tree(path) if path.is_dir() else path.unlink()
 
 
-def _lock(layout: StoreLayout) -> int:
+def _lock(layout: StoreLayout, patience: Deadline) -> int:
     fd = os.open(layout.lock_file, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-    try:
-        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError as error:
-        os.close(fd)
-        raise Busy(
-            f"another process uses the store {layout.root}",
-            hint="one driver runs per root_dir: end the other one, or ask it by `modelcsi status`",
-        ) from error
-    return fd
+    pause = threading.Event()  # flock has no timeout, and nobody tells when a lock is given back
+    while True:
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            if patience.is_over():
+                os.close(fd)
+                raise Busy(
+                    f"another process uses the store {layout.root}",
+                    hint="one driver runs per root_dir: end the other one, or ask it by `modelcsi status`",
+                ) from error
+            pause.wait(_LOCK_LOOK_SECONDS)
+        else:
+            return fd
 
 
 def _check_format(layout: StoreLayout) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 from modelcsi.errors import NotFound
 from modelcsi.oci.digest import Digest
 from modelcsi.pull.puller import Puller, PullStatus
-from modelcsi.store.records import MOUNTED, ArtifactRecord
+from modelcsi.store.records import ArtifactRecord
 from modelcsi.store.store import Store
 
 
@@ -73,14 +73,6 @@ class Inventory:
             "damages": [sentence for found in damages.values() for sentence in found],
             "removed": [str(item.manifest) for item in records if self._remove_damaged(item, damages)],
         }
-
-    def mounted(self) -> list[tuple[str, str, str]]:
-        """(reference, volume id, state's kind) of what is mounted: `pvc` or `inline`, as upstream tells them apart."""
-        return [
-            (record.reference, record.volume_id, "pvc" if record.volume_id.startswith("pvc-") else "inline")
-            for record in self._store.records.publications()
-            if record.state == MOUNTED
-        ]
 
     def _remove_damaged(self, record: ArtifactRecord, damages: dict[Digest, list[str]]) -> bool:
         is_damaged = any(content in damages for content in self._store.records.contents(record.manifest))

@@ -137,6 +137,12 @@ class Volumes:
         for owner in restore(self._store, self._shows):
             self._seen[owner] = time.monotonic()
 
+    def shut_down(self) -> None:
+        """Send every waiting publish away: its caller comes back to the next process."""
+        with self._changed:
+            for patience in self._busy.values():
+                patience.interrupt()
+
     def expire(self) -> None:
         """Give up publications whose caller has not come back; called now and then."""
         for record in self._store.records.publications():

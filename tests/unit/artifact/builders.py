@@ -26,7 +26,7 @@ WHERE = "layer sha256:test"
 
 
 def layer(
-    media_type: str = RAW, content: bytes = b"content", *, artifact_type: str | None = None, **annotations: str
+    media_type: str = RAW, content: bytes = b"content", /, *, artifact_type: str | None = None, **annotations: Any
 ) -> dict[str, Any]:
     """The descriptor of a layer with `content`; annotations by the short names `filepath`, `metadata`, `title`."""
     names = {"filepath": FILEPATH, "metadata": METADATA, "title": TITLE}

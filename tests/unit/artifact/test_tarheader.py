@@ -100,7 +100,7 @@ def test_prefix_belongs_to_posix_only(magic: bytes, name: bytes) -> None:
 
 def test_pax_records() -> None:
     """Length, key, value; values may have equals signs and line feeds; the last of a key counts."""
-    body = b"9 path=a\n12 path=a=b\n\n7 x=\xff\n6 y=\n"
+    body = b"9 path=a\n13 path=a=b\n\n6 x=\xff\n5 y=\n"
 
     assert {b"path": b"a=b\n", b"x": b"\xff", b"y": b""} == parse_pax(body, WHERE)
 
@@ -111,7 +111,7 @@ def test_pax_records() -> None:
         b"\n",
         b"9 path=a",
         b"9 path=ab\n",
-        b"10 path=a\n",
+        b"11 path=a\n",
         b"8 path=a\n",
         b"0 a=b\n",
         b"-9 path=a\n",

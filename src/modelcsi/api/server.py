@@ -1,0 +1,158 @@
+"""A small HTTP server on one listening socket, for clients that may be slow or hostile.
+
+One request for each connection, one thread for each connection, a bounded number of both: when it is reached the oldest
+connection is cut, so that whoever sits on connections cannot keep kubelet's probes out. `http.server` reads the requests and
+bounds their headers; its own ThreadingHTTPServer bounds neither connections nor bodies.
+"""
+
+from __future__ import annotations
+
+import logging
+import socket
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass
+from http.server import BaseHTTPRequestHandler
+from typing import cast
+
+logger = logging.getLogger(__name__)
+
+# A guess, far above what a kubelet, a Prometheus and a person need.
+_MAX_CONNECTIONS = 64
+_MAX_BODY_BYTES = 64 << 10
+_SILENCE_SECONDS = 10.0
+_BACK_OFF_SECONDS = 0.1
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """What a client asks."""
+
+    method: str
+    path: str
+    """Without the query."""
+    body: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What it is told."""
+
+    status: int
+    body: bytes
+    content_type: str = "text/plain; charset=utf-8"
+
+
+class HttpServer:
+    """Answers requests on `listener`, which it closes at `stop`; `respond` is called in many threads at once."""
+
+    def __init__(self, listener: socket.socket, respond: Callable[[Request], Answer]) -> None:
+        # _lock guards _connections, which is in the order of their arrival.
+        self._lock = threading.Lock()
+        self._connections: dict[socket.socket, None] = {}
+        self._listener = listener
+        self.respond = respond
+        self._stopped = threading.Event()
+        self._thread = threading.Thread(target=self._accept, name="http", daemon=True)
+
+    def start(self) -> None:
+        """Begin to answer."""
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Take no more connections, cut those there are; returns at once."""
+        self._stopped.set()
+        # Wakes accept(), which close() alone does not.
+        _shut_down(self._listener)
+        if self._thread.is_alive():
+            self._thread.join()
+        self._listener.close()
+        with self._lock:
+            for connection in self._connections:
+                _shut_down(connection)
+
+    def _accept(self) -> None:
+        while not self._stopped.is_set():
+            try:
+                connection, _ = self._listener.accept()
+            except OSError as error:
+                # The end, a client that left again, or no descriptors: then others have to end first.
+                logger.debug("no connection: %s", error)
+                self._stopped.wait(_BACK_OFF_SECONDS)
+                continue
+            self._admit(connection)
+            threading.Thread(target=self._serve, args=(connection,), name="http-request", daemon=True).start()
+
+    def _admit(self, connection: socket.socket) -> None:
+        with self._lock:
+            if len(self._connections) >= _MAX_CONNECTIONS:
+                oldest = next(iter(self._connections))
+                del self._connections[oldest]
+                _shut_down(oldest)
+            self._connections[connection] = None
+
+    def _serve(self, connection: socket.socket) -> None:
+        try:
+            _Exchange(connection, self)
+        except OSError as error:
+            logger.debug("a client went away: %s", error)
+        finally:
+            with self._lock:
+                self._connections.pop(connection, None)
+            connection.close()
+
+
+class _Exchange(BaseHTTPRequestHandler):
+    """Reads one request and writes its answer (HTTP/1.0, so the connection ends with it)."""
+
+    timeout = _SILENCE_SECONDS
+    server_version = "modelcsi"
+    sys_version = ""
+    server: HttpServer  # type: ignore[assignment]  # http.server only stores it
+
+    def __init__(self, connection: socket.socket, server: HttpServer) -> None:
+        super().__init__(connection, ("", 0), cast("None", server))  # type: ignore[arg-type]
+
+    def do_GET(self) -> None:
+        """Answer a GET."""
+        self._answer()
+
+    def do_POST(self) -> None:
+        """Answer a POST."""
+        self._answer()
+
+    def log_message(self, format: str, *args: object) -> None:
+        """http.server would write to standard error."""
+        logger.debug(format, *args)
+
+    def _answer(self) -> None:
+        length = self.headers.get("Content-Length", "0")
+        if not length.isascii() or not length.isdigit() or "Transfer-Encoding" in self.headers:
+            answer = Answer(400, b"a body needs a Content-Length\n")
+        elif int(length) > _MAX_BODY_BYTES:
+            answer = Answer(413, f"a body has at most {_MAX_BODY_BYTES} bytes\n".encode())
+        else:
+            body = self.rfile.read(int(length))
+            if len(body) < int(length):
+                return
+            answer = self._respond(Request(self.command, self.path.partition("?")[0], body))
+        self.send_response(answer.status)
+        self.send_header("Content-Type", answer.content_type)
+        self.send_header("Content-Length", str(len(answer.body)))
+        self.end_headers()
+        self.wfile.write(answer.body)
+
+    def _respond(self, request: Request) -> Answer:
+        try:
+            return self.server.respond(request)
+        except Exception:
+            logger.exception("%s %s could not be answered", request.method, request.path)
+            return Answer(500, b"an unexpected error: the driver's log says more\n")
+
+
+def _shut_down(connection: socket.socket) -> None:
+    try:
+        connection.shutdown(socket.SHUT_RDWR)
+    except OSError as error:
+        # ENOTCONN: it was over already.
+        logger.debug("a connection had ended: %s", error)

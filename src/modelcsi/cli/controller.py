@@ -1,0 +1,46 @@
+"""`modelcsi controller`: the stateless Controller service beside an external-provisioner. It needs no store and no root."""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import sys
+import threading
+from pathlib import Path
+
+from modelcsi.api.metrics_server import MetricsServer
+from modelcsi.config.source import ConfigSource
+from modelcsi.logs import setup_logging
+from modelcsi.metrics import Component, Metrics
+
+os.environ.setdefault("GRPC_ENABLE_FORK_SUPPORT", "0")  # read when grpc is imported
+from modelcsi.csi.controller import Controller
+from modelcsi.csi.identity import Identity
+from modelcsi.csi.server import CsiServer, Services
+
+logger = logging.getLogger(__name__)
+
+_SLOTS = 8
+_GRACE_SECONDS = 4.0
+
+
+def run_controller(config_file: Path, log_level: str | None) -> int:
+    """Run until SIGTERM or SIGINT."""
+    source = ConfigSource(config_file)
+    config = source.current
+    setup_logging(log_level or config.log_level, json=not sys.stderr.isatty())
+    ended = threading.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: ended.set())
+    metrics = Metrics(Component.CONTROLLER)
+    services = Services(Identity(config.service_name, lambda: True), controller=Controller(config.service_name))
+    server = CsiServer(f"unix://{config.csi_socket}", services, metrics, publish_slots=_SLOTS)
+    api = MetricsServer(config.metrics_addresses, metrics, lambda: None)
+    api.start()
+    server.start()
+    logger.info("ready: %s serves the controller", server.path)
+    ended.wait()
+    server.stop(_GRACE_SECONDS)
+    api.stop()
+    return 0

@@ -1,0 +1,174 @@
+"""`modelcsi node`: builds the driver of one node, runs it until it is told to end, and ends it without touching a mount."""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import sys
+import threading
+import time
+from collections.abc import Iterable
+from pathlib import Path
+
+from modelcsi.api.control import ControlServer
+from modelcsi.api.metrics_server import MetricsServer
+from modelcsi.cli.build import RegistrySettings, registry_of
+from modelcsi.config.environment import node_name
+from modelcsi.config.model import Config
+from modelcsi.config.source import ConfigSource
+from modelcsi.deadline import Deadline
+from modelcsi.logs import setup_logging
+from modelcsi.metrics import Gauge, Metrics, MountItem, MountType
+from modelcsi.mount.mounter import Mounter
+from modelcsi.pull.job import PullJob
+from modelcsi.pull.puller import Puller, PullLimits
+from modelcsi.store.store import Store
+from modelcsi.volume.inventory import Inventory
+from modelcsi.volume.slots import PublishSlots
+from modelcsi.volume.volumes import Volumes
+
+os.environ.setdefault(
+    "GRPC_ENABLE_FORK_SUPPORT", "0"
+)  # read when grpc is imported; helpers are spawned, never forked into
+from modelcsi.csi.controller import Controller
+from modelcsi.csi.identity import Identity
+from modelcsi.csi.node import Node
+from modelcsi.csi.server import CsiServer, Services
+
+logger = logging.getLogger(__name__)
+
+_LOCK_SECONDS = 15.0
+"""How long to wait for the store that the last process may still hold."""
+_GRACE_SECONDS = 4.0
+_STOP_SECONDS = 3.0
+_HOUSEKEEPING_SECONDS = 30.0
+
+
+def run_node(config_file: Path, log_level: str | None) -> int:
+    """Run until SIGTERM or SIGINT."""
+    source = ConfigSource(config_file)
+    setup_logging(log_level or source.current.log_level, json=not sys.stderr.isatty())
+    ended = threading.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: ended.set())
+    driver = NodeDriver(source, log_level)
+    driver.start()
+    ended.wait()
+    driver.stop()
+    # Threads that wait for a network or a disk would keep the interpreter; nothing that they do needs an orderly end.
+    logging.shutdown()
+    os._exit(0)
+
+
+class NodeDriver:
+    """Every object of the driver, built once."""
+
+    def __init__(self, source: ConfigSource, log_level: str | None) -> None:
+        config = source.current
+        self._source = source
+        self._log_level = log_level
+        self._is_ready = threading.Event()
+        self._ended = threading.Event()
+        self._metrics = Metrics()
+        self._store = Store(
+            config.root_dir, lambda: source.current.features.disk_usage_limit, Deadline.after(_LOCK_SECONDS)
+        )
+        limits = PullLimits(
+            jobs=config.pull_config.parallel_pulls,
+            layers_at_once=lambda: source.current.pull_config.layers_at_once,
+            memory_bytes=config.pull_config.memory_budget,
+        )
+        self._puller = Puller(self._store, *registry_of(_registry_settings(config)), limits)
+        self._puller.observer = _MeasuredPulls(self._metrics)
+        self._volumes = Volumes(self._store, self._puller, Mounter(), PublishSlots(config.publish_slots))
+        self._inventory = Inventory(self._store, self._puller)
+        services = Services(
+            identity=Identity(config.service_name, self._is_ready.is_set),
+            node=Node(self._volumes, service_name=config.service_name, node_id=node_name(config.environment)),
+            controller=Controller(config.service_name),
+        )
+        self._csi = CsiServer(
+            f"unix://{config.csi_socket}", services, self._metrics, publish_slots=config.publish_slots
+        )
+        self._api = MetricsServer(config.metrics_addresses, self._metrics, self._why_not_ready)
+        self._control = ControlServer(config.root_dir, self._inventory)
+
+    def start(self) -> None:
+        """Repair what the last process left, then serve. Returns when the driver is ready."""
+        self._volumes.restore()
+        self._watch_gauges()
+        self._source.subscribe(self._reconfigure)
+        self._source.start()
+        self._api.start()
+        self._control.start()
+        threading.Thread(target=self._keep_house, name="housekeeping", daemon=True).start()
+        self._is_ready.set()
+        self._csi.start()
+        logger.info("ready: %s serves %s", self._csi.path, self._store.layout.root)
+
+    def stop(self) -> None:
+        """End: callers are sent away, downloads are kept for a resume, volumes stay mounted."""
+        logger.info("ending; volumes stay mounted")
+        self._ended.set()
+        self._is_ready.clear()
+        self._source.stop()
+        self._volumes.shut_down()
+        self._csi.stop(_GRACE_SECONDS)
+        self._puller.stop(Deadline.after(_STOP_SECONDS))
+        self._control.stop()
+        self._api.stop()
+        self._store.close()
+
+    def _why_not_ready(self) -> str | None:
+        return None if self._is_ready.is_set() else "starting or ending"
+
+    def _keep_house(self) -> None:
+        while not self._ended.wait(_HOUSEKEEPING_SECONDS):
+            self._volumes.expire()
+
+    def _reconfigure(self, config: Config) -> None:
+        setup_logging(self._log_level or config.log_level, json=not sys.stderr.isatty())
+        self._puller.use(*registry_of(_registry_settings(config)))
+
+    def _watch_gauges(self) -> None:
+        self._metrics.watch_gauge(Gauge.NOT_READY, lambda: float(not self._is_ready.is_set()))
+        self._metrics.watch_gauge(Gauge.CACHE_BYTES, lambda: float(self._store.content.size_bytes()))
+        self._metrics.watch_gauge(Gauge.CACHE_ARTIFACTS, lambda: float(len(self._store.records.artifacts())))
+        self._metrics.watch_gauge(Gauge.PULLS_IN_FLIGHT, lambda: float(len(self._puller.running())))
+        self._metrics.watch_mounts(self._mount_items)
+
+    def _mount_items(self) -> Iterable[MountItem]:
+        for record in self._store.records.publications():
+            mount_type = MountType.PVC if record.volume_id.startswith("pvc-") else MountType.INLINE
+            yield MountItem(record.reference, mount_type, record.volume_id, record.state)
+
+
+class _MeasuredPulls:
+    """Counts what jobs do."""
+
+    def __init__(self, metrics: Metrics) -> None:
+        self._metrics = metrics
+
+    def pull_started(self, job: PullJob) -> None:
+        """Counted when it ends."""
+
+    def pull_finished(self, job: PullJob, error: Exception | None) -> None:
+        progress = job.progress.report()
+        seconds = time.time() - job.began_at
+        downloaded = job.progress.downloaded_bytes
+        self._metrics.pull_ended(seconds=seconds, size_bytes=progress.total_bytes, error=error)
+        self._metrics.downloaded(downloaded)
+        self._metrics.reused(max(0, progress.done_bytes - downloaded))
+
+    def layer_finished(self, size_bytes: int, seconds: float, error: Exception | None) -> None:
+        self._metrics.layer_ended(seconds=seconds, size_bytes=size_bytes, error=error)
+
+
+def _registry_settings(config: Config) -> RegistrySettings:
+    return RegistrySettings(
+        docker_config_dir=config.docker_config_dir,
+        hosts_dir=config.registry.config_path,
+        proxy_url=config.pull_config.proxy_url,
+        environment=config.environment,
+    )

@@ -1,0 +1,130 @@
+from __future__ import annotations
+
+import http.client
+import logging
+import socket
+import threading
+from collections.abc import Iterator
+
+import pytest
+
+from modelcsi.api.server import Answer, HttpServer, Request
+
+
+@pytest.fixture
+def server() -> Iterator[tuple[str, int]]:
+    """The address of a server that answers every request with what it understood, and fails on /fail."""
+
+    def respond(request: Request) -> Answer:
+        if request.path == "/fail":
+            raise KeyError(request.path)
+        return Answer(200, f"{request.method} {request.path} {request.body.decode()}".encode())
+
+    listener = socket.create_server(("127.0.0.1", 0))
+    server = HttpServer(listener, respond)
+    server.start()
+    yield listener.getsockname()
+    server.stop()
+
+
+def _talk(address: tuple[str, int], sent: bytes) -> bytes:
+    with socket.create_connection(address, timeout=10) as connection:
+        connection.sendall(sent)
+        answer = b""
+        try:
+            while received := connection.recv(65536):
+                answer += received
+        except ConnectionResetError:
+            # The server ended with something unread, which is how it refuses what is too long.
+            return answer
+        return answer
+
+
+def test_a_request_is_answered(server: tuple[str, int]) -> None:
+    """Method, path without its query, and body arrive; the answer has a length and a type."""
+    connection = http.client.HTTPConnection(*server, timeout=10)
+    connection.request("POST", "/path?query", "body")
+    response = connection.getresponse()
+
+    assert (200, "text/plain; charset=utf-8") == (response.status, response.getheader("Content-Type"))
+    assert b"POST /path body" == response.read()
+    connection.close()
+
+
+@pytest.mark.parametrize(
+    ("headers", "status"),
+    [
+        (b"Content-Length: 65537", b"413"),
+        (b"Content-Length: -1", b"400"),
+        (b"Content-Length: 1e3", b"400"),
+        ("Content-Length: ²".encode(), b"400"),
+        (b"Transfer-Encoding: chunked", b"400"),
+    ],
+)
+def test_bodies_are_bounded(server: tuple[str, int], headers: bytes, status: bytes) -> None:
+    """A body that is too large, or of unknown length, is refused before it is read."""
+    assert status == _talk(server, b"POST / HTTP/1.1\r\n" + headers + b"\r\n\r\n").split(b" ")[1]
+
+
+@pytest.mark.parametrize(
+    "sent",
+    [
+        b"GET /" + b"x" * 70000 + b" HTTP/1.1\r\n\r\n",
+        b"GET / HTTP/1.1\r\n" + b"".join(b"H%d: v\r\n" % number for number in range(200)) + b"\r\n",
+        b"\x16\x03\x01 what is this\r\n\r\n",
+        b"BREW / HTTP/1.1\r\n\r\n",
+    ],
+)
+def test_requests_that_are_none_are_refused(server: tuple[str, int], sent: bytes) -> None:
+    """Overlong lines, hundreds of headers, TLS and unknown methods get an error and an end."""
+    refusal = _talk(server, sent)
+
+    assert b"200" not in refusal.partition(b"\r\n")[0]
+    assert b"GET / " in _talk(server, b"GET / HTTP/1.1\r\n\r\n")
+
+
+def test_a_bug_is_an_internal_error(server: tuple[str, int], caplog: pytest.LogCaptureFixture) -> None:
+    """An exception is logged with its traceback, told as 500 without it, and the server goes on."""
+    with caplog.at_level(logging.ERROR):
+        answer = _talk(server, b"GET /fail HTTP/1.1\r\n\r\n")
+
+    assert (b"500", False) == (answer.split(b" ")[1], b"KeyError" in answer)
+    assert "KeyError" in caplog.text
+
+
+def test_silent_clients_block_nobody(server: tuple[str, int]) -> None:
+    """Far more connections than are allowed, each with half a request, and a probe is still answered."""
+    silent = [socket.create_connection(server, timeout=10) for _ in range(100)]
+    for connection in silent:
+        connection.sendall(b"GET / HT")
+    answer = _talk(server, b"GET / HTTP/1.1\r\n\r\n")
+    oldest = silent[0].recv(1000)
+    silent[-1].sendall(b"TP/1.1\r\n\r\n")
+    newest = silent[-1].recv(1000)
+    for connection in silent:
+        connection.close()
+
+    assert answer.endswith(b"GET / ")
+    assert (b"", b"HTTP/1.0 200 OK") == (oldest, newest.partition(b"\r\n")[0])
+
+
+def test_stopping_cuts_what_is_open() -> None:
+    """After stop nothing listens, and a client that was being read from is at its end."""
+    listener = socket.create_server(("127.0.0.1", 0))
+    address = listener.getsockname()
+    arrived = threading.Event()
+
+    def respond(_: Request) -> Answer:
+        arrived.set()
+        return Answer(200, b"")
+
+    server = HttpServer(listener, respond)
+    server.start()
+    silent = socket.create_connection(address, timeout=10)
+    _talk(address, b"GET / HTTP/1.1\r\n\r\n")
+    server.stop()
+
+    assert (True, b"") == (arrived.is_set(), silent.recv(1))
+    with pytest.raises(ConnectionRefusedError):
+        socket.create_connection(address, timeout=10)
+    silent.close()

@@ -1,0 +1,132 @@
+"""A throwaway CA, a client of the fakes, and servers that say exactly what a test tells them."""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+import ssl
+import subprocess
+import threading
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from modelcsi.oci.reference import Reference
+from modelcsi.registry.client import Registry, Repository
+from modelcsi.registry.credentials import ANONYMOUS, Credentials
+from modelcsi.registry.hosts import Hosts
+from modelcsi.registry.transport import HttpTransport
+
+ALICE = Credentials("alice", "s3cret", source="the request's secret")
+
+
+@dataclass(frozen=True)
+class Authority:
+    """A CA and what it signed: a certificate for 127.0.0.1, localhost and *.test, and a client's."""
+
+    ca: Path
+    certificate: Path
+    key: Path
+
+    def server_context(self, *, client_ca: Path | None = None) -> ssl.SSLContext:
+        """For a server; with `client_ca` it wants a certificate of the client's."""
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        context.load_cert_chain(self.certificate, self.key)
+        if client_ca is not None:
+            context.load_verify_locations(client_ca)
+            context.verify_mode = ssl.CERT_REQUIRED
+        return context
+
+
+def _openssl(*arguments: str) -> None:
+    subprocess.run(["openssl", *arguments], check=True, capture_output=True)
+
+
+def make_authority(directory: Path) -> Authority:
+    """Keys are of P-256: made in milliseconds."""
+    ca, ca_key = directory / "ca.crt", directory / "ca.key"
+    certificate, key, request = directory / "server.crt", directory / "server.key", directory / "server.csr"
+    new_key = ("-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes")
+    _openssl(
+        "req", "-x509", *new_key, "-keyout", str(ca_key), "-out", str(ca), "-days", "2", "-subj", "/CN=Throwaway CA"
+    )
+    _openssl("req", *new_key, "-keyout", str(key), "-out", str(request), "-subj", "/CN=fake")
+    names = directory / "names"
+    names.write_text("subjectAltName=IP:127.0.0.1,DNS:localhost,DNS:*.test\n", encoding="ascii")
+    signing = ("-CA", str(ca), "-CAkey", str(ca_key), "-CAcreateserial", "-days", "2", "-extfile", str(names))
+    _openssl("x509", "-req", "-in", str(request), "-out", str(certificate), *signing)
+    return Authority(ca, certificate, key)
+
+
+@pytest.fixture(scope="session")
+def authority(tmp_path_factory: pytest.TempPathFactory) -> Authority:
+    """The CA that tests trust."""
+    return make_authority(tmp_path_factory.mktemp("authority"))
+
+
+@pytest.fixture
+def transport() -> Iterator[HttpTransport]:
+    """A transport without proxies."""
+    transport = HttpTransport()
+    yield transport
+    transport.close()
+
+
+@pytest.fixture
+def client(transport: HttpTransport) -> Callable[..., Repository]:
+    """`client("host/repository:tag", credentials)` is that repository."""
+    registry = Registry(transport, Hosts())
+
+    def repository(reference: str, credentials: Credentials = ANONYMOUS) -> Repository:
+        return registry.repository(Reference.parse(reference), credentials)
+
+    return repository
+
+
+class CannedServer:
+    """Answers the n-th connection with the n-th bytes (the last again), and keeps what it received."""
+
+    def __init__(self, *answers: bytes, hold: bool = False) -> None:
+        """`hold`: leave the connection open after the answer."""
+        self.received: list[bytes] = []
+        self._answers = answers
+        self._hold = hold
+        self._open: list[socket.socket] = []
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        self.host = f"127.0.0.1:{self._listener.getsockname()[1]}"
+        threading.Thread(target=self._serve, daemon=True).start()
+
+    def _serve(self) -> None:
+        for number in range(1000):
+            try:
+                connection, _ = self._listener.accept()
+            except OSError:
+                return
+            self._open.append(connection)
+            with contextlib.suppress(OSError):
+                self.received.append(connection.recv(65536))
+                connection.sendall(self._answers[min(number, len(self._answers) - 1)])
+                if not self._hold:
+                    connection.shutdown(socket.SHUT_RDWR)
+
+    def close(self) -> None:
+        with contextlib.suppress(OSError):
+            self._listener.shutdown(socket.SHUT_RDWR)
+        for connection in [self._listener, *self._open]:
+            connection.close()
+
+
+@pytest.fixture
+def canned() -> Iterator[Callable[..., CannedServer]]:
+    """Makes canned servers."""
+    servers: list[CannedServer] = []
+
+    def make(*answers: bytes, hold: bool = False) -> CannedServer:
+        servers.append(CannedServer(*answers, hold=hold))
+        return servers[-1]
+
+    yield make
+    for server in servers:
+        server.close()
