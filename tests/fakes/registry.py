@@ -51,7 +51,7 @@ class User:
 class FakeRegistry:
     """The registry; a context manager that serves between enter and exit."""
 
-    SIGNATURE = "X-Signature=s3cret-signature"
+    SIGNATURE = "X-Signature=signed-by-the-registry"
     """The query of its redirects: nobody but the target may see it."""
 
     def __init__(
@@ -83,23 +83,22 @@ class FakeRegistry:
         self.bytes_served: Counter[str] = Counter()
         """Bytes of blobs by digest, as handed to the kernel."""
         self.closing = threading.Event()
-        self._server = _Server((address, 0), self, tls)
-        self._thread = threading.Thread(
-            target=self._server.serve_forever, args=(0.02,), name="fake-registry", daemon=True
-        )
+        self._address = address
+        self._tls = tls
 
     @property
     def host(self) -> str:
-        """`127.0.0.1:port`, the first part of a reference."""
-        address, port = self._server.server_address[:2]
-        return f"{address!s}:{port}"
+        """`127.0.0.1:port`, the first part of a reference; known once the registry was entered."""
+        return f"{self._address}:{self._server.server_address[1]}"
 
     @property
     def url(self) -> str:
         """Scheme and host."""
-        return f"{'https' if self._server.tls else 'http'}://{self.host}"
+        return f"{'https' if self._tls else 'http'}://{self.host}"
 
     def __enter__(self) -> Self:
+        self._server = _Server((self._address, 0), self, self._tls)
+        self._thread = threading.Thread(target=self._server.serve_forever, args=(0.02,), name="fake-registry", daemon=True)
         self._thread.start()
         return self
 
@@ -114,6 +113,11 @@ class FakeRegistry:
         self._thread.join()
         if self._server.bugs and error is None:
             raise self._server.bugs[0]
+
+    @property
+    def connections(self) -> int:
+        """How many connections were made so far."""
+        return self._server.accepted
 
     def expire_tokens(self) -> None:
         """Refuse every token that was handed out so far."""
@@ -197,13 +201,15 @@ class _Server(ThreadingHTTPServer):
         self.tls = tls
         self.bugs: list[BaseException] = []
         """What a handler raised that is not the client going away."""
-        self._lock = threading.Lock()  # guards _open
+        self.accepted = 0
+        self._lock = threading.Lock()  # guards _open and accepted
         self._open: set[socket] = set()
         super().__init__(address, Handler)
 
     def finish_request(self, request: Any, client_address: Any) -> None:
         """In the connection's own thread: the handshake, then requests until one of the two closes."""
         with self._lock:
+            self.accepted += 1
             self._open.add(request)
         served = request
         try:

@@ -155,6 +155,8 @@ class _Node:
     is_unnamed: bool = False
     source: _Node | None = None
     """Of a hard link: the file that has the bytes."""
+    is_kept: bool = False
+    """A member whose bytes are recorded, wanted or not."""
 
     def is_wanted(self, selection: Selection) -> bool:
         return not self.is_unnamed and selection.wants(self.entry.path, is_weight=self.is_weight)
@@ -213,7 +215,8 @@ class _Builder:
                 layer=layer.digest,
                 member=number,
             )
-            self._enter(_Node(entry, layer.where, member.sha256 or (layer.digest, number), is_weight))
+            identity = member.sha256 or (layer.digest, number)
+            self._enter(_Node(entry, layer.where, identity, is_weight, is_kept=bool(member.sha256)))
 
     def _hard_link(self, layer: Layer, member: Member, *, is_weight: bool) -> _Node:
         found = self.nodes.get(member.target)
@@ -294,7 +297,7 @@ def _selected(builder: _Builder, selection: Selection) -> tuple[FileEntry, ...]:
     for path, node in builder.nodes.items():
         if node.entry.type is EntryType.DIRECTORY or not node.is_wanted(selection):
             continue
-        if node.source is not None and not node.source.is_wanted(selection):
+        if node.source is not None and not (node.source.is_kept or node.source.is_wanted(selection)):
             target = node.source.entry.path
             builder.warn(f"{shown(path)} is left out with {shown(target)}, of which it is another name")
             continue

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,7 +12,7 @@ from modelcsi.registry.client import Registry
 from modelcsi.registry.credentials import Keychain
 from modelcsi.registry.hosts import Hosts
 from modelcsi.registry.proxies import ProxySettings
-from modelcsi.registry.transport import HttpTransport
+from modelcsi.registry.transport import HttpTransport, Transport
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,8 +25,10 @@ class RegistrySettings:
     environment: Environment
 
 
-def registry_of(settings: RegistrySettings) -> tuple[Registry, Keychain]:
-    """The client of all registries, and who we are there."""
+def registry_of(
+    settings: RegistrySettings, observe: Callable[[Transport], Transport] = lambda transport: transport
+) -> tuple[Registry, Keychain]:
+    """The client of all registries, and who we are there; `observe` may wrap the lowest layer."""
     environment = settings.environment
     proxies = ProxySettings.parse(
         https=settings.proxy_url or environment.https_proxy,
@@ -34,9 +37,8 @@ def registry_of(settings: RegistrySettings) -> tuple[Registry, Keychain]:
     )
     ca_file = Path(environment.ssl_cert_file) if environment.ssl_cert_file else None
     keychain = Keychain(settings.docker_config_dir)
-    return Registry(
-        HttpTransport(proxies=proxies, ca_file=ca_file), Hosts(keychain.scheme, settings.hosts_dir)
-    ), keychain
+    transport = observe(HttpTransport(proxies=proxies, ca_file=ca_file))
+    return Registry(transport, Hosts(keychain.scheme, settings.hosts_dir)), keychain
 
 
 def settings_of_flags(docker_config: Path | None, hosts_dir: Path | None) -> RegistrySettings:

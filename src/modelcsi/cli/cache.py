@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from modelcsi.api.client import call_control
-from modelcsi.api.control import SOCKET_NAME, Control
+from modelcsi.api.control import Control
 from modelcsi.cli.build import registry_of, settings_of_flags
 from modelcsi.cli.main import DEFAULT_CONFIG, DONE, FAILED
 from modelcsi.cli.terminal import draw_bar, draw_table
@@ -29,6 +29,14 @@ class _Driver:
 
     def __init__(self, root: Path) -> None:
         self._root = root
+
+    def is_running(self) -> bool:
+        """Whether somebody answers; a socket file alone may be what a killed driver left."""
+        try:
+            self.status()
+        except NotFound:
+            return False
+        return True
 
     def status(self) -> dict[str, Any]:
         return call_control(self._root, "GET", "/v1/status")
@@ -125,8 +133,9 @@ def _node(options: argparse.Namespace) -> Iterator[Control]:
     root = options.root_dir or load_config(getattr(options, "config", None) or DEFAULT_CONFIG).root_dir
     if not StoreLayout(root).format_file.exists():
         raise NotFound(f"{root} holds no store", hint="name the driver's with --root-dir or --config")
-    if (root / SOCKET_NAME).exists():
-        yield _Driver(root)
+    driver = _Driver(root)
+    if driver.is_running():
+        yield driver
         return
     with closing(Store(Path(root))) as store:
         puller = Puller(store, *registry_of(settings_of_flags(None, None)), PullLimits())

@@ -18,11 +18,15 @@ from modelcsi.config.environment import node_name
 from modelcsi.config.model import Config
 from modelcsi.config.source import ConfigSource
 from modelcsi.deadline import Deadline
+from modelcsi.errors import ModelCsiError
 from modelcsi.logs import setup_logging
 from modelcsi.metrics import Gauge, Metrics, MountItem, MountType
 from modelcsi.mount.mounter import Mounter
 from modelcsi.pull.job import PullJob
 from modelcsi.pull.puller import Puller, PullLimits
+from modelcsi.registry.client import Registry
+from modelcsi.registry.credentials import Keychain
+from modelcsi.registry.transport import Request, Response, Transport
 from modelcsi.store.store import Store
 from modelcsi.volume.inventory import Inventory
 from modelcsi.volume.slots import PublishSlots
@@ -79,7 +83,10 @@ class NodeDriver:
             layers_at_once=lambda: source.current.pull_config.layers_at_once,
             memory_bytes=config.pull_config.memory_budget,
         )
-        self._puller = Puller(self._store, *registry_of(_registry_settings(config)), limits)
+        self._store.collector.swept = lambda sweep: self._metrics.evicted(
+            artifacts=len(sweep.artifacts), size_bytes=sweep.freed_bytes
+        )
+        self._puller = Puller(self._store, *self._registry_of(config), limits)
         self._puller.observer = _MeasuredPulls(self._metrics)
         self._volumes = Volumes(self._store, self._puller, Mounter(), PublishSlots(config.publish_slots))
         self._inventory = Inventory(self._store, self._puller)
@@ -129,7 +136,10 @@ class NodeDriver:
 
     def _reconfigure(self, config: Config) -> None:
         setup_logging(self._log_level or config.log_level, json=not sys.stderr.isatty())
-        self._puller.use(*registry_of(_registry_settings(config)))
+        self._puller.use(*self._registry_of(config))
+
+    def _registry_of(self, config: Config) -> tuple[Registry, Keychain]:
+        return registry_of(_registry_settings(config), lambda transport: _MeasuredTransport(transport, self._metrics))
 
     def _watch_gauges(self) -> None:
         self._metrics.watch_gauge(Gauge.NOT_READY, lambda: float(not self._is_ready.is_set()))
@@ -163,6 +173,23 @@ class _MeasuredPulls:
 
     def layer_finished(self, size_bytes: int, seconds: float, error: Exception | None) -> None:
         self._metrics.layer_ended(seconds=seconds, size_bytes=size_bytes, error=error)
+
+
+class _MeasuredTransport:
+    """Counts requests by what came of them."""
+
+    def __init__(self, transport: Transport, metrics: Metrics) -> None:
+        self._transport = transport
+        self._metrics = metrics
+
+    def request(self, request: Request) -> Response:
+        try:
+            response = self._transport.request(request)
+        except ModelCsiError:
+            self._metrics.registry_request(None)
+            raise
+        self._metrics.registry_request(response.status)
+        return response
 
 
 def _registry_settings(config: Config) -> RegistrySettings:

@@ -53,20 +53,24 @@ def parse_manifest(content: bytes, content_type: str = "") -> Manifest | Index:
 
     What it is, is told by the body's `mediaType`, else by its shape; `content_type` (of the HTTP answer) only breaks a tie,
     since registries are known to send `text/plain`. Raises UnsupportedArtifact for a document over the limits, with
-    duplicate keys, with both `layers` and `manifests` (containerd GHSA-5j5w-g665-5m35), or of another kind.
+    duplicate keys, with `manifests` beside `layers` or `config` (containerd GHSA-5j5w-g665-5m35), or of another kind.
     """
     document = parse_json_object(content, "the manifest", MAX_MANIFEST_BYTES)
     media_type = document.get("mediaType") or ""
     if not isinstance(media_type, str):
         raise UnsupportedArtifact("the manifest's mediaType is not a string")
-    if "layers" in document and "manifests" in document:
-        raise UnsupportedArtifact("the manifest has both layers and manifests: its meaning depends on who reads it")
+    has_manifests = document.get("manifests") is not None
+    for field_name in ("layers", "config"):
+        if has_manifests and document.get(field_name) is not None:
+            raise UnsupportedArtifact(
+                f"the manifest has both {field_name} and manifests: its meaning depends on who reads it"
+            )
     if "fsLayers" in document or document.get("schemaVersion") == 1:
         raise UnsupportedArtifact(
             "the manifest is of Docker's schema 1", hint="push the artifact again with a current tool"
         )
     guess = media_type or content_type.partition(";")[0].strip().lower()
-    is_index = "manifests" in document or (guess in _INDEX_TYPES and not document.keys() & {"layers", "config"})
+    is_index = has_manifests or (guess in _INDEX_TYPES and not document.keys() & {"layers", "config"})
     if (is_index and media_type in _MANIFEST_TYPES) or (not is_index and media_type in _INDEX_TYPES):
         raise UnsupportedArtifact(f"the manifest calls itself {media_type} and has the fields of another type")
     artifact_type = document.get("artifactType")

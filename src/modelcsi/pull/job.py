@@ -9,8 +9,9 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Hashable
+from dataclasses import replace
 from pathlib import Path
 
 from modelcsi.artifact.layer import Layer
@@ -160,7 +161,9 @@ class PullJob:
         need = sum(self._puller.need_bytes(layer, self.selection) for layer in layers)
         reservation = self._store.space.reserve(need, str(self.reference))
         try:
-            work = LayerWork(self.selection, self._sources, self.progress, reservation, self._stop)
+            uses = Counter(layer.digest for layer in self.artifact.layers if layer.codec.is_tar)
+            shared = frozenset(digest for digest, count in uses.items() if count > 1)
+            work = LayerWork(self.selection, shared, self._sources, self.progress, reservation, self._stop)
             self._pull_layers(layers, work)
         finally:
             reservation.close()
@@ -189,7 +192,7 @@ class PullJob:
         """Several layers at a time; the first error ends all of them."""
         waiting, errors = deque(layers), list[Exception]()
         failed = threading.Event()
-        inner = LayerWork(work.selection, work.sources, work.progress, work.reservation, _Either(self._stop, failed))
+        inner = replace(work, stop=_Either(self._stop, failed))
 
         def pull_some() -> None:
             while not errors and not self._stop.is_set():

@@ -23,6 +23,7 @@ from modelcsi.artifact.members import Member
 from modelcsi.artifact.selection import Selection
 from modelcsi.errors import CorruptContent, UnsupportedArtifact
 from modelcsi.oci.descriptor import Descriptor
+from modelcsi.oci.digest import Digest
 from modelcsi.pull.claims import Claims
 from modelcsi.pull.decode import decode
 from modelcsi.pull.progress import Progress
@@ -49,10 +50,16 @@ class LayerWork:
     """What the layers of one job share."""
 
     selection: Selection
+    shared: frozenset[Digest]
+    """Tars that several layers of the artifact name, each with its own annotations: all of their members are kept."""
     sources: Sources
     progress: Progress
     reservation: Reservation
     stop: threading.Event
+
+    def selection_of(self, layer: Layer) -> Selection:
+        """Which members of a tar are kept."""
+        return Selection() if layer.digest in self.shared else self.selection
 
 
 class LayerPuller:
@@ -83,7 +90,7 @@ class LayerPuller:
         Raises CorruptContent after three attempts, UnsupportedArtifact, StoreFull, Stopped, or a registry's final answer.
         """
         with self._claims.hold(layer.digest, work.stop):
-            if self.holds(layer, work.selection):
+            if self.holds(layer, work.selection_of(layer)):
                 if self._is_proven(layer, work.sources):
                     work.progress.add(layer.size, is_downloaded=False)
                 else:  # another host delivered it: only a full delivery shows that this one holds it too
@@ -127,8 +134,8 @@ class LayerPuller:
 
     def _bring_tar(self, layer: Layer, work: LayerWork) -> None:
         is_plain = layer.codec.compression is Compression.NONE
-        with closing(self._layer_ingest(layer, work.selection, is_resumable=is_plain)) as ingest:
-            unpacker = Unpacker(layer, work.selection, ingest, work.reservation)
+        with closing(self._layer_ingest(layer, work.selection_of(layer), is_resumable=is_plain)) as ingest:
+            unpacker = Unpacker(layer, work.selection_of(layer), ingest, work.reservation)
             if is_plain or layer.size < KEEP_COMPRESSED_ABOVE_BYTES:
                 self._transfer(layer.descriptor, _Streamed(ingest, layer.size), work, unpacker)
             else:
@@ -141,8 +148,8 @@ class LayerPuller:
             self._transfer(layer.descriptor, _Accounted(received, work.reservation), work)
             head = b"".join(received.read(0, min(layer.size, _READ_BYTES)))
             if _is_tar(layer, head):
-                with closing(self._layer_ingest(layer, work.selection, is_resumable=False)) as ingest:
-                    unpacker = Unpacker(layer, work.selection, ingest, work.reservation)
+                with closing(self._layer_ingest(layer, work.selection_of(layer), is_resumable=False)) as ingest:
+                    unpacker = Unpacker(layer, work.selection_of(layer), ingest, work.reservation)
                     unpacker.run(received.read(0, layer.size))
                     if all(layer.admits(member.path) for member in unpacker.members):
                         self._commit_layer(layer, work, ingest, unpacker.members)
@@ -155,7 +162,7 @@ class LayerPuller:
 
     def _commit_layer(self, layer: Layer, work: LayerWork, ingest: LayerIngest, members: list[Member]) -> None:
         self._store.content.commit(ReadyLayer(ingest, tuple(members)))
-        if missing_members(layer, self._store.content.members(layer.digest) or (), work.selection):
+        if missing_members(layer, self._store.content.members(layer.digest) or (), work.selection_of(layer)):
             # A hard link that is wanted points at a file that is not: known only now. Read once more, keeping everything.
             self._bring_tar(layer, replace(work, selection=Selection()))
 

@@ -95,16 +95,14 @@ class Unpacker:
 
 
 def missing_members(layer: Layer, members: tuple[Member, ...], selection: Selection) -> bool:
-    """Whether a recorded tar layer lacks a file that the selection shows, directly or through a hard link."""
-    by_path = {member.path: member for member in members if member.type is MemberType.FILE}
-    for member in members:
-        if member.type is MemberType.FILE and not member.sha256 and wants_member(layer, member.path, selection):
-            return True
-        if member.type is MemberType.HARDLINK and wants_member(layer, member.path, selection):
-            target = by_path.get(member.target)
-            if target is not None and not target.sha256:
-                return True
-    return False
+    """Whether a recorded tar layer lacks a file that the selection shows.
+
+    A wanted hard link may lead, over other links, to any file of the tar: then all of them must be there.
+    """
+    wanted = [member for member in members if wants_member(layer, member.path, selection)]
+    has_links = any(member.type is MemberType.HARDLINK for member in wanted)
+    needed = members if has_links else wanted
+    return any(member.type is MemberType.FILE and not member.sha256 for member in needed)
 
 
 def _peek(pieces: Iterator[bytes]) -> tuple[bytes, Iterator[bytes]]:

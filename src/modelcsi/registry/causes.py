@@ -46,7 +46,7 @@ def explain(error: Exception, where: str, seconds: tuple[float, float], proxy: s
         return RegistryUnavailable(
             f"the proxy {proxy} does not lead to {where}: {_proxy_reason(root)}", hint="see HTTPS_PROXY and NO_PROXY"
         )
-    if isinstance(root, socket.gaierror):
+    if isinstance(error, urllib3_errors.NameResolutionError):
         return _explain_name(root, where)
     if isinstance(error, urllib3_errors.ReadTimeoutError):
         return RegistryUnavailable(f"{where} sent nothing for {seconds[1]:.3g} s")
@@ -79,8 +79,8 @@ def _explain_handshake(root: BaseException, where: str) -> RegistryUnavailable:
     return RegistryUnavailable(f"no TLS connection to {where}: {reason or type(root).__name__}")
 
 
-def _explain_name(root: socket.gaierror, where: str) -> RegistryUnavailable:
-    if root.errno == socket.EAI_AGAIN:
+def _explain_name(root: BaseException, where: str) -> RegistryUnavailable:
+    if isinstance(root, socket.gaierror) and root.errno == socket.EAI_AGAIN:
         return RegistryUnavailable(f"the name of {where} cannot be resolved now: no name server answers")
     return RegistryUnavailable(f"the name of {where} is not found", hint="check the reference and the node's DNS")
 

@@ -161,6 +161,9 @@ class HttpTransport:
 
 class _HttpResponse:
     def __init__(self, raw: urllib3.HTTPResponse, where: str, timeouts: Timeouts, proxy: Proxy | None) -> None:
+        # http.client breaks when it is closed in the middle of a read, hence the lock around each use of _raw, with _is_closed.
+        self._lock = threading.Lock()
+        self._is_closed = False
         self._raw = raw
         self._where = where
         self._timeouts = timeouts
@@ -202,8 +205,7 @@ class _HttpResponse:
         end = 0.0
         while missing:
             try:
-                with _translated(self._where, self._timeouts, self._proxy):
-                    piece = self._raw.read1(missing, decode_content=False)
+                piece = self._receive(missing)
             except ModelCsiError as error:
                 if not pieces:
                     raise
@@ -221,10 +223,19 @@ class _HttpResponse:
 
     def close(self) -> None:
         if not self._raw.closed:
-            # Closing a file descriptor does not wake a thread that reads from it; shutting the socket down does.
+            # Closing a file descriptor does not wake a thread that reads from it; shutting the socket down does. Without
+            # the lock, which that thread holds. It fails where the connection was given back already, which is fine.
             with contextlib.suppress(OSError, ValueError, RuntimeError):
                 self._raw.shutdown()
-        self._raw.close()
+        with self._lock:
+            self._is_closed = True
+            self._raw.close()
+
+    def _receive(self, size: int) -> bytes:
+        with self._lock, _translated(self._where, self._timeouts, self._proxy):
+            if self._is_closed:
+                raise RegistryUnavailable(f"the connection to {self._where} was closed")
+            return self._raw.read1(size, decode_content=False)
 
 
 @contextlib.contextmanager
@@ -239,9 +250,9 @@ def _translated(where: str, timeouts: Timeouts, proxy: Proxy | None) -> Iterator
             error, where, (timeouts.connect_seconds, timeouts.stall_seconds), proxy.url if proxy else ""
         ) from error
     except ValueError:
-        # A read from what another thread closes meanwhile; or a header that http.client refuses, whose value is the text
-        # of the exception and may be a token: not chained either.
-        raise RegistryUnavailable(f"the connection to {where} was closed") from None
+        # A TLS socket that another thread shut down; or a header that http.client refuses, whose value is the text of the
+        # exception and may be a token: not chained either.
+        raise RegistryUnavailable(f"the exchange with {where} was broken off") from None
 
 
 def _parse(url: str) -> SplitResult:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 from modelcsi.oci.digest import Digest
@@ -37,6 +37,8 @@ class Collector:
     """
 
     def __init__(self, layout: StoreLayout, content: ContentStore, views: Views, records: Records) -> None:
+        self.swept: Callable[[Sweep], None] = lambda _: None
+        """Told what each run removed; set by who counts it."""
         self._lock = threading.Lock()
         self._layout = layout
         self._content = content
@@ -76,7 +78,7 @@ class Collector:
                 need_bytes,
                 ", ".join(item.reference for item in gone) or "leftovers",
             )
-        return Sweep(freed, tuple(gone))
+        return self._report(Sweep(freed, tuple(gone)))
 
     def prune(self, keep_bytes: int = 0) -> Sweep:
         """Remove what nobody holds until at most `keep_bytes` of it are left."""
@@ -91,7 +93,11 @@ class Collector:
                 freed += self._remove(artifact)
                 surplus -= artifact.size_bytes
                 gone.append(artifact)
-        return Sweep(freed, tuple(gone))
+        return self._report(Sweep(freed, tuple(gone)))
+
+    def _report(self, sweep: Sweep) -> Sweep:
+        self.swept(sweep)
+        return sweep
 
     def drop(self, record: ArtifactRecord, damaged: list[Digest]) -> bool:
         """Remove an artifact with damaged content, and that content, if nobody holds a lease on it."""

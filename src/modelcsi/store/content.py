@@ -71,6 +71,9 @@ class ContentStore:
         self.layout = layout
         self._queue_lock = threading.Lock()
         self._queue: list[_Ticket] = []  # under _queue_lock
+        self._manifest_lock = (
+            threading.Lock()
+        )  # held while a manifest is written: pods that come together bring the same one
         self._commit_lock = threading.Lock()  # held by the thread that commits for all that wait
         self._read_members = functools.lru_cache(maxsize=256)(self._load_members)
 
@@ -85,8 +88,9 @@ class ContentStore:
     def keep_manifest(self, digest: Digest, content: bytes) -> None:
         """Keep a manifest that matches its digest."""
         path = self.layout.manifest(digest)
-        if not path.exists():
-            replace_file(path, content)
+        with self._manifest_lock:
+            if not path.exists():
+                replace_file(path, content)
 
     def has_blob(self, digest: Digest) -> bool:
         """Whether the raw layer is committed."""

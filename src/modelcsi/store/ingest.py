@@ -44,8 +44,16 @@ class BlobIngest:
         with space_errors(str(digest)):
             self.directory.mkdir(mode=0o700, exist_ok=True)
             self.chunks = ChunkMap(self.directory / "chunks", size)
-            self.fd = os.open(self.path, _OPEN, 0o600)
-            self.is_preallocated = preallocate(self.fd, size)
+            self.fd = _open_again(self.path)
+            try:
+                if os.fstat(self.fd).st_size > size:  # of a manifest that named this digest with another size
+                    os.ftruncate(self.fd, size)
+                before = os.fstat(self.fd).st_blocks
+                self.is_preallocated = preallocate(self.fd, size)
+                self.preallocated_bytes = (os.fstat(self.fd).st_blocks - before) * 512
+            except BaseException:
+                self.close()
+                raise
 
     @property
     def path(self) -> Path:
@@ -134,7 +142,7 @@ class LayerIngest:
         """How many bytes of the stream an earlier attempt left, from its start."""
         if not self._is_resumable:
             return 0
-        return self._replayed_stray + sum(self._stored_size(number) for _, number, _ in self._journal())
+        return self._replayed_stray + sum(self._stored_size(number) or 0 for _, number, _ in self._journal())
 
     def read_again(self) -> Iterator[bytes]:
         """The stream that an earlier attempt left, from its start, in pieces of at most 1 MiB."""
@@ -172,23 +180,27 @@ class LayerIngest:
             entry = _JOURNAL_ENTRY.pack(self._stray_position, number, size)
             write_all(self._journal_fd, entry, self._journal_position)
             self._journal_position += len(entry)
-        self._member_fd = os.open(self.members / str(number), _OPEN, 0o600)
+        self._member_fd = _open_again(self.members / str(number))
         self._member_stored = os.fstat(self._member_fd).st_size if self._is_resumable else 0
         self._member_offset = 0
         if size >= CHUNK_BYTES:
             preallocate(self._member_fd, size)
 
-    def write_member(self, data: bytes | memoryview) -> None:
-        """Bytes of the member begun last. Raises OSError; the caller translates (it knows the path)."""
+    def write_member(self, data: bytes | memoryview) -> int:
+        """Bytes of the member begun last; returns how many of them were not there before.
+
+        Raises OSError; the caller translates (it knows the path).
+        """
         end = self._member_offset + len(data)
-        if end > self._member_stored:
-            known = max(0, self._member_stored - self._member_offset)
+        known = min(len(data), max(0, self._member_stored - self._member_offset))
+        if known < len(data):
             write_all(self._member_fd, memoryview(data)[known:], self._member_offset + known)
         if end // _WRITEBACK_BYTES > self._member_offset // _WRITEBACK_BYTES:
             start_writeback(
                 self._member_fd, self._member_offset // _WRITEBACK_BYTES * _WRITEBACK_BYTES, _WRITEBACK_BYTES
             )
         self._member_offset = end
+        return len(data) - known
 
     def end_member(self, mode: int, mtime_ns: int) -> None:
         """The member is complete: give it the mode and the time that its hard links will share."""
@@ -209,29 +221,37 @@ class LayerIngest:
         usable = len(content) - len(content) % _JOURNAL_ENTRY.size
         yield from _JOURNAL_ENTRY.iter_unpack(content[:usable])
 
-    def _stored_size(self, number: int) -> int:
+    def _stored_size(self, number: int) -> int | None:
         try:
             return (self.members / str(number)).lstat().st_size
         except FileNotFoundError:
-            return 0
+            return None
 
     def _cut_to_what_can_be_read_again(self) -> int:
         """Drop what does not continue the stream without a gap; returns the usable length of `stray`.
 
         The order of writes is stray, journal, member. A kill leaves a prefix of that order; a power cut may not, and what
-        it leaves is cut at the first gap, or found by the digest.
+        it leaves is cut at the first gap, or found by the digest. A member file that is not read again must go: its bytes
+        would be taken for those that come, and no digest would see it.
         """
         stray = os.fstat(self._stray_fd).st_size
-        usable = 0
+        position = usable = 0
+        read_again: set[str] = set()
         for at, number, size in self._journal():
-            if at > stray or not (self.members / str(number)).exists():
+            stored = self._stored_size(number)
+            if not position <= at <= stray or str(number) in read_again or stored is None or stored > size:
+                stray = min(stray, max(at, position))
                 break
-            usable += 1
-            if self._stored_size(number) < size:
+            usable, position = usable + 1, at
+            read_again.add(str(number))
+            if stored < size:
                 stray = at
                 break
         os.ftruncate(self._journal_fd, usable * _JOURNAL_ENTRY.size)
         os.ftruncate(self._stray_fd, stray)
+        for entry in os.scandir(self.members):
+            if entry.name not in read_again:
+                os.unlink(entry.path)
         return stray
 
 
@@ -245,6 +265,15 @@ def discard_ingest(layout: StoreLayout, digest: Digest) -> None:
     directory = layout.ingest(digest)
     if directory.exists():
         shutil.rmtree(directory)
+
+
+def _open_again(path: Path) -> int:
+    """Open for writing what an earlier attempt may have made read-only already: a complete member, or an interrupted commit."""
+    try:
+        return os.open(path, _OPEN, 0o600)
+    except PermissionError:  # root is never refused
+        path.chmod(0o600)
+        return os.open(path, _OPEN, 0o600)
 
 
 def _read_plan(directory: Path) -> str | None:

@@ -11,6 +11,7 @@ from modelcsi.errors import UnsupportedArtifact
 from modelcsi.oci.digest import Digest
 from modelcsi.oci.manifest import Manifest, parse_manifest
 from tests.unit.artifact.builders import IMAGE_LAYER, MODELPACK, artifact, descriptor, layer, manifest
+from tests.unit.artifact.builders import RAW as MODEL_RAW
 
 MANIFEST_DIGEST = Digest.of(b"manifest")
 IMAGE_CONFIG = "application/vnd.oci.image.config.v1+json"
@@ -175,7 +176,7 @@ def test_compressed_raw_is_refused() -> None:
 def test_unsafe_paths_are_refused_by_the_manifest_alone(found: dict[str, Any]) -> None:
     """No byte is fetched for an artifact that cannot be mounted."""
     with pytest.raises(UnsupportedArtifact, match=rf"unsafe path .* in layer {found['digest']}"):
-        artifact(layer(content=b"fine", filepath="fine"), found)
+        artifact(layer(MODEL_RAW, b"fine", filepath="fine"), found)
 
 
 @pytest.mark.parametrize(

@@ -1,74 +1,37 @@
 from __future__ import annotations
 
-from dataclasses import replace
-from typing import Any
-
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from modelcsi.artifact.artifact import Artifact
 from modelcsi.artifact.members import Member, MemberType
 from modelcsi.artifact.selection import Selection
-from modelcsi.artifact.tree import EntryType, FileEntry, FileTree, build_tree, wanted_layers, wants_member
+from modelcsi.artifact.tree import EntryType, FileEntry, build_tree, wanted_layers
 from modelcsi.errors import UnsupportedArtifact
 from modelcsi.oci.digest import Digest
-from tests.unit.artifact.builders import IMAGE_LAYER, RAW, TAR, artifact, layer
+from tests.unit.artifact.builders import (
+    IMAGE_LAYER,
+    RAW,
+    TAR,
+    artifact,
+    directory,
+    entry_at,
+    file,
+    hardlink,
+    layer,
+    paths,
+    symlink,
+    tree,
+)
 
 GENERIC = "application/vnd.unknown.artifact.v1"
 ALL = Selection()
-NO_WEIGHTS = Selection(exclude_weights=True)
-METADATA = '{"name":"%s","typeflag":0}'
-Members = dict[Digest, list[Member]]
-
-
-def file(path: str, content: str = "", size: int = 3, mode: int = 0o644) -> Member:
-    """A regular member; equal contents are equal digests."""
-    return Member(path, MemberType.FILE, size, mode, 5, sha256=content or path)
-
-
-def directory(path: str) -> Member:
-    """A directory member."""
-    return Member(path, MemberType.DIRECTORY, 0, 0o700, 6)
-
-
-def symlink(path: str, target: str) -> Member:
-    """A symbolic link."""
-    return Member(path, MemberType.SYMLINK, 0, 0o777, 7, target)
-
-
-def hardlink(path: str, target: str) -> Member:
-    """A hard link."""
-    return Member(path, MemberType.HARDLINK, 0, 0o600, 8, target)
-
-
-def tars(*listed: list[Member], **annotations: str) -> tuple[Artifact, Members]:
-    """A ModelPack artifact of tars with these members."""
-    contents = [f"tar {number}".encode() for number in range(len(listed))]
-    result = artifact(*(layer(TAR, content, **annotations) for content in contents))
-    return result, dict(zip(map(Digest.of, contents), listed, strict=True))
-
-
-def tree(*listed: list[Member], selection: Selection = ALL, **annotations: str) -> FileTree:
-    """The tree of such an artifact."""
-    found, members = tars(*listed, **annotations)
-    return build_tree(found, members, selection)
-
-
-def paths(found: FileTree) -> list[str]:
-    """The paths of a tree, directories with a slash."""
-    return [entry.path + "/" * (entry.type is EntryType.DIRECTORY) for entry in found.entries]
-
-
-def entry_at(found: FileTree, path: str) -> FileEntry:
-    """The entry at a path."""
-    return next(entry for entry in found.entries if entry.path == path)
 
 
 def test_raw_layers_are_files_with_parents() -> None:
     """Implied directories are present, entries are sorted, mode and time come from the metadata."""
     metadata = '{"name":"y","mode":493,"mtime":"1970-01-01T00:00:01Z"}'
-    found = artifact(layer(content=b"1", filepath="b/c/x"), layer(content=b"22", filepath="a", metadata=metadata))
+    found = artifact(layer(RAW, b"1", filepath="b/c/x"), layer(RAW, b"22", filepath="a", metadata=metadata))
 
     assert (
         FileEntry("a", EntryType.FILE, 2, 0o555, 1_000_000_000, layer=Digest.of(b"22")),
@@ -247,7 +210,7 @@ def test_image_layer_in_a_modelpack(members: list[Member] | None, expected: str)
 
 def test_nameless_file_is_shown_with_a_warning() -> None:
     """Unless a filter is on: no pattern could mean it."""
-    found = artifact(layer(content=b"1"), layer(content=b"2", filepath="x"))
+    found = artifact(layer(RAW, b"1"), layer(RAW, b"2", filepath="x"))
     name = f"sha256-{Digest.of(b'1').hex}"
     filtered = Selection(exclude_patterns=("*.none",))
 
@@ -277,81 +240,10 @@ def test_warnings_are_bounded() -> None:
     assert 101 == len(tree([file("x", f"content {number}") for number in range(500)]).warnings)
 
 
-@pytest.mark.parametrize("members", [[], [file("x")]])
-def test_nothing_is_an_error(members: list[Member]) -> None:
-    """An empty tar has no content; a filter that leaves nothing says so."""
-    selection = Selection(exclude_weights=True, exclude_patterns=("x",)) if members else ALL
-    match = r'excludeModelWeights and excludeFilePatterns \["x"\] leaves nothing' if members else "no content"
-    with pytest.raises(UnsupportedArtifact, match=match):
-        tree(members, selection=selection)
-
-
 def test_entries_are_bounded() -> None:
     """Implied directories count."""
     with pytest.raises(UnsupportedArtifact, match="too many files"):
         tree([file(f"{number}/" + "d/" * 60 + "x") for number in range(2000)])
-
-
-def test_selection_in_a_tar() -> None:
-    """Names decide in a tar of several files, also where its type is that of weights; empty directories go."""
-    members = [directory("w"), file("w/m.safetensors"), file("c/config.json"), symlink("w2", "w"), directory("empty")]
-
-    assert ["c/", "c/config.json", "w2"] == paths(tree(members, selection=NO_WEIGHTS, filepath="dir"))
-
-
-def test_type_decides_in_a_tar_of_one_file() -> None:
-    """A weight of unknown suffix, named by the annotation."""
-    found, members = tars([file("shard.dat")], [file("config.json")], filepath="d/shard.dat")
-
-    assert ["config.json"] == paths(build_tree(found, members, NO_WEIGHTS))
-
-
-def test_hard_link_goes_with_its_unwanted_target() -> None:
-    """Its bytes are not there; a warning tells."""
-    members = [file("m.safetensors"), hardlink("blob", "m.safetensors"), file("x")]
-    found = tree(members, selection=NO_WEIGHTS)
-
-    assert ["x"] == paths(found)
-    assert 1 == len(found.warnings)
-
-
-@pytest.mark.parametrize(
-    ("annotations", "selection", "wanted"),
-    [
-        ({"filepath": "d/a.dat", "metadata": METADATA % "a.dat"}, NO_WEIGHTS, False),
-        ({"filepath": "d/a.safetensors"}, NO_WEIGHTS, False),
-        ({"filepath": "d/a.dat"}, NO_WEIGHTS, True),
-        ({"filepath": "text_encoder"}, Selection(exclude_patterns=("text_encoder",)), True),
-        ({"title": "a.safetensors"}, NO_WEIGHTS, True),
-        ({"filepath": "d/a.safetensors"}, Selection(True, ("!a.*",)), True),
-    ],
-)
-def test_tars_that_need_not_be_fetched(annotations: dict[str, str], selection: Selection, wanted: bool) -> None:
-    """A tar is left out only where the annotations leave no doubt that it holds one unwanted file."""
-    found = artifact(layer(TAR, b"tar", **annotations), layer(filepath="README.md", content=b"x"))
-    keep = replace(selection, exclude_patterns=(*selection.exclude_patterns, "!README.md"))
-
-    assert wanted is (Digest.of(b"tar") in {layer.digest for layer in wanted_layers(found, keep)})
-    if not wanted:
-        assert ["README.md"] == paths(build_tree(found, {}, keep))
-
-
-@pytest.mark.parametrize(
-    ("annotation", "member", "selection", "wanted"),
-    [
-        ("d/a.dat", "a.dat", NO_WEIGHTS, False),
-        ("d/a.dat", "b.dat", NO_WEIGHTS, True),
-        ("d", "d/a.safetensors", NO_WEIGHTS, False),
-        ("d", "d/a.json", NO_WEIGHTS, True),
-        ("d", "d/a.json", Selection(exclude_patterns=("*.json",)), False),
-        ("d", "d/a.safetensors", ALL, True),
-    ],
-)
-def test_wants_member(annotation: str, member: str, selection: Selection, wanted: bool) -> None:
-    """While a tar streams, names and the annotation decide."""
-    found = artifact(layer(TAR, filepath=annotation)).layers[0]
-
-    assert wanted is wants_member(found, member, selection)
 
 
 SEGMENT = st.sampled_from(["a", "b", "c", "d.bin"])
@@ -405,8 +297,8 @@ def test_trees_never_escape(listed: list[list[Member]], pattern: str) -> None:
         assert not parent or by_path[parent].type is EntryType.DIRECTORY
         assert followed(by_path, path)
         if entry.type is EntryType.FILE:
-            source: Any = listed[
-                [Digest.of(f"tar {n}".encode()) for n in range(3)].index(entry.layer or Digest.of(b""))
-            ]
-            assert MemberType.FILE is source[entry.member].type
-            assert selection.wants(source[entry.member].path, is_weight=False)
+            layers = [Digest.of(f"tar {number}".encode()) for number in range(len(listed))]
+            assert entry.layer is not None
+            assert entry.member is not None
+            assert MemberType.FILE is listed[layers.index(entry.layer)][entry.member].type
+            assert selection.wants(path, is_weight=False)

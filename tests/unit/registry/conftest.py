@@ -19,12 +19,13 @@ from modelcsi.registry.credentials import ANONYMOUS, Credentials
 from modelcsi.registry.hosts import Hosts
 from modelcsi.registry.transport import HttpTransport
 
+ClientFactory = Callable[..., Repository]
 ALICE = Credentials("alice", "s3cret", source="the request's secret")
 
 
 @dataclass(frozen=True)
 class Authority:
-    """A CA and what it signed: a certificate for 127.0.0.1, localhost and *.test, and a client's."""
+    """A CA and what it signed: a certificate for 127.0.0.1, localhost and registry.test, and a client's."""
 
     ca: Path
     certificate: Path
@@ -54,7 +55,7 @@ def make_authority(directory: Path) -> Authority:
     )
     _openssl("req", *new_key, "-keyout", str(key), "-out", str(request), "-subj", "/CN=fake")
     names = directory / "names"
-    names.write_text("subjectAltName=IP:127.0.0.1,DNS:localhost,DNS:*.test\n", encoding="ascii")
+    names.write_text("subjectAltName=IP:127.0.0.1,DNS:localhost,DNS:registry.test\n", encoding="ascii")
     signing = ("-CA", str(ca), "-CAkey", str(ca_key), "-CAcreateserial", "-days", "2", "-extfile", str(names))
     _openssl("x509", "-req", "-in", str(request), "-out", str(certificate), *signing)
     return Authority(ca, certificate, key)
@@ -75,7 +76,7 @@ def transport() -> Iterator[HttpTransport]:
 
 
 @pytest.fixture
-def client(transport: HttpTransport) -> Callable[..., Repository]:
+def client(transport: HttpTransport) -> ClientFactory:
     """`client("host/repository:tag", credentials)` is that repository."""
     registry = Registry(transport, Hosts())
 

@@ -1,0 +1,101 @@
+"""Which bytes a selection needs, and what of the tree it leaves."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from modelcsi.artifact.members import Member
+from modelcsi.artifact.selection import Selection
+from modelcsi.artifact.tree import build_tree, wanted_layers, wants_member
+from modelcsi.errors import UnsupportedArtifact
+from modelcsi.oci.digest import Digest
+from tests.unit.artifact.builders import (
+    RAW,
+    TAR,
+    artifact,
+    directory,
+    file,
+    hardlink,
+    layer,
+    paths,
+    symlink,
+    tars,
+    tree,
+)
+
+ALL = Selection()
+NO_WEIGHTS = Selection(exclude_weights=True)
+METADATA = '{"name":"%s","typeflag":0}'
+
+
+def test_selection_in_a_tar() -> None:
+    """Names decide in a tar of several files, also where its type is that of weights; empty directories go."""
+    members = [directory("w"), file("w/m.safetensors"), file("c/config.json"), symlink("w2", "w"), directory("empty")]
+
+    assert ["c/", "c/config.json", "w2"] == paths(tree(members, selection=NO_WEIGHTS, filepath="dir"))
+
+
+def test_type_decides_in_a_tar_of_one_file() -> None:
+    """A weight of unknown suffix, named by the annotation."""
+    found, members = tars([file("shard.dat")], [file("config.json")], filepath="d/shard.dat")
+
+    assert ["config.json"] == paths(build_tree(found, members, NO_WEIGHTS))
+
+
+@pytest.mark.parametrize(("is_kept", "shown", "warnings"), [(True, ["blob", "x"], 0), (False, ["x"], 1)])
+def test_hard_link_to_an_unwanted_file(is_kept: bool, shown: list[str], warnings: int) -> None:
+    """Another name decides for itself, as long as the bytes are there; else a warning tells."""
+    weights = replace(file("m.safetensors"), sha256="ab" if is_kept else "")
+    found = tree([weights, hardlink("blob", "m.safetensors"), file("x")], selection=NO_WEIGHTS)
+
+    assert (shown, warnings) == (paths(found), len(found.warnings))
+
+
+@pytest.mark.parametrize(
+    ("annotations", "selection", "wanted"),
+    [
+        ({"filepath": "d/a.dat", "metadata": METADATA % "a.dat"}, NO_WEIGHTS, False),
+        ({"filepath": "d/a.safetensors"}, NO_WEIGHTS, False),
+        ({"filepath": "d/a.dat"}, NO_WEIGHTS, True),
+        ({"filepath": "text_encoder"}, Selection(exclude_patterns=("text_encoder",)), True),
+        ({"title": "a.safetensors"}, NO_WEIGHTS, True),
+        ({"filepath": "d/a.safetensors"}, Selection(True, ("!a.*",)), True),
+    ],
+)
+def test_tars_that_need_not_be_fetched(annotations: dict[str, str], selection: Selection, wanted: bool) -> None:
+    """A tar is left out only where the annotations leave no doubt that it holds one unwanted file."""
+    found = artifact(layer(TAR, b"tar", **annotations), layer(RAW, b"x", filepath="README.md"))
+    keep = replace(selection, exclude_patterns=(*selection.exclude_patterns, "!README.md"))
+
+    assert wanted is (Digest.of(b"tar") in {layer.digest for layer in wanted_layers(found, keep)})
+    if not wanted:
+        assert ["README.md"] == paths(build_tree(found, {}, keep))
+
+
+@pytest.mark.parametrize(
+    ("annotation", "member", "selection", "wanted"),
+    [
+        ("d/a.dat", "a.dat", NO_WEIGHTS, False),
+        ("d/a.dat", "b.dat", NO_WEIGHTS, True),
+        ("d", "d/a.safetensors", NO_WEIGHTS, False),
+        ("d", "d/a.json", NO_WEIGHTS, True),
+        ("d", "d/a.json", Selection(exclude_patterns=("*.json",)), False),
+        ("d", "d/a.safetensors", ALL, True),
+    ],
+)
+def test_wants_member(annotation: str, member: str, selection: Selection, wanted: bool) -> None:
+    """While a tar streams, names and the annotation decide."""
+    found = artifact(layer(TAR, filepath=annotation)).layers[0]
+
+    assert wanted is wants_member(found, member, selection)
+
+
+@pytest.mark.parametrize("members", [[], [file("x")]])
+def test_nothing_is_an_error(members: list[Member]) -> None:
+    """An empty tar has no content; a filter that leaves nothing says so."""
+    selection = Selection(exclude_weights=True, exclude_patterns=("x",)) if members else ALL
+    match = r'excludeModelWeights and excludeFilePatterns \["x"\] leaves nothing' if members else "no content"
+    with pytest.raises(UnsupportedArtifact, match=match):
+        tree(members, selection=selection)

@@ -1,0 +1,148 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from modelcsi.errors import InvalidRequest
+from modelcsi.registry.hosts import Endpoint, Hosts
+from modelcsi.registry.tls import TlsSettings
+
+
+def _write(directory: Path, host: str, text: str) -> None:
+    (directory / host).mkdir(exist_ok=True)
+    (directory / host / "hosts.toml").write_text(text, encoding="utf-8")
+
+
+@pytest.mark.parametrize(
+    ("host", "expected"),
+    [
+        ("registry.example.com", Endpoint("https://registry.example.com/v2")),
+        ("registry.example.com:5000", Endpoint("https://registry.example.com:5000/v2")),
+        ("10.0.0.1:5000", Endpoint("https://10.0.0.1:5000/v2")),
+        ("docker.io", Endpoint("https://registry-1.docker.io/v2")),
+        ("localhost:5000", Endpoint("https://localhost:5000/v2", may_be_plain=True)),
+        ("127.0.0.1:5000", Endpoint("https://127.0.0.1:5000/v2", may_be_plain=True)),
+        ("127.9.9.9", Endpoint("https://127.9.9.9/v2", may_be_plain=True)),
+        ("[::1]:5000", Endpoint("https://[::1]:5000/v2", may_be_plain=True)),
+        ("localhost.example.com", Endpoint("https://localhost.example.com/v2")),
+    ],
+)
+def test_https_is_the_default_and_only_loopback_may_be_plain(host: str, expected: Endpoint) -> None:
+    """Docker's hub has another name for its registry."""
+    assert (expected,) == Hosts().endpoints(host)
+
+
+def test_the_nodes_docker_config_can_make_a_host_plain() -> None:
+    """`serverscheme: http`; an explicit https also settles it for loopback."""
+    schemes = {"registry.example.com": "http", "localhost:5000": "https"}
+    hosts = Hosts(schemes.get)
+
+    assert (Endpoint("http://registry.example.com/v2"),) == hosts.endpoints("registry.example.com")
+    assert (Endpoint("https://localhost:5000/v2"),) == hosts.endpoints("localhost:5000")
+
+
+def test_what_was_found_plain_is_remembered_per_port_and_forgotten() -> None:
+    """Another program may listen there after a failure."""
+    hosts = Hosts()
+    hosts.remember_plain("127.0.0.1:5000")
+
+    assert (Endpoint("http://127.0.0.1:5000/v2"),) == hosts.endpoints("127.0.0.1:5000")
+    assert (Endpoint("https://127.0.0.1:5001/v2", may_be_plain=True),) == hosts.endpoints("127.0.0.1:5001")
+    hosts.forget("127.0.0.1:5000")
+    assert (Endpoint("https://127.0.0.1:5000/v2", may_be_plain=True),) == hosts.endpoints("127.0.0.1:5000")
+
+
+@pytest.mark.parametrize(
+    ("text", "url"),
+    [
+        ('server = "http://plain.example.com:5000"', "http://plain.example.com:5000/v2"),
+        ('server = "https://other.example.com/"', "https://other.example.com/v2"),
+        ('server = "other.example.com"', "https://other.example.com/v2"),
+        ('server = "https://other.example.com/prefix/v2"', "https://other.example.com/prefix/v2"),
+        ('server = "https://other.example.com/prefix"', "https://other.example.com/prefix/v2"),
+        ('server = "https://other.example.com/prefix"\noverride_path = true', "https://other.example.com/prefix"),
+        ("", "https://registry.example.com/v2"),
+    ],
+)
+def test_hosts_toml_names_the_server(text: str, url: str, tmp_path: Path) -> None:
+    """Containerd's file and its rule for `/v2`."""
+    _write(tmp_path, "registry.example.com", text)
+
+    assert url == Hosts(directory=tmp_path).endpoints("registry.example.com")[0].url
+
+
+def test_directories_are_searched_in_containerds_order(tmp_path: Path) -> None:
+    """`host_port_`, `host:port`, `_default`; the first that exists is the only one."""
+    hosts = Hosts(directory=tmp_path)
+    found = []
+    for name in ("_default", "registry.example.com:5000", "registry.example.com_5000_"):
+        _write(tmp_path, name, f'server = "http://{name.replace(":", "-").replace("_", "x")}"')
+        found.append(hosts.endpoints("registry.example.com:5000")[0].url)
+
+    assert ["http://xdefault/v2", "http://registry.example.com-5000/v2", "http://registry.example.comx5000x/v2"] == found
+
+
+def test_certificates_are_named_relative_to_the_file(tmp_path: Path) -> None:
+    """`ca` is a name or a list; `client` a file, a list of files, or of pairs."""
+    directory = tmp_path / "registry.example.com"
+    _write(tmp_path, "registry.example.com", 'ca = ["a.pem", "/abs/b.pem"]\nclient = [["c.cert", "c.key"], "both.pem"]')
+    expected = TlsSettings(
+        (directory / "a.pem", Path("/abs/b.pem")), ((directory / "c.cert", directory / "c.key"), (directory / "both.pem", None))
+    )
+
+    assert expected == Hosts(directory=tmp_path).endpoints("registry.example.com")[0].tls
+
+
+@pytest.mark.parametrize("text", ['ca = "a.pem"', 'ca = "a.pem"\nclient = "x.pem"'])
+def test_single_names_are_as_good_as_lists(text: str, tmp_path: Path) -> None:
+    """Most files name one CA."""
+    _write(tmp_path, "registry.example.com", text)
+    tls = Hosts(directory=tmp_path).endpoints("registry.example.com")[0].tls
+
+    assert (tmp_path / "registry.example.com" / "a.pem",) == tls.ca_files
+
+
+def test_without_a_file_the_certificates_in_the_directory_count(tmp_path: Path) -> None:
+    """Docker's old layout: *.crt are CAs, *.cert and *.key pairs."""
+    directory = tmp_path / "registry.example.com"
+    directory.mkdir()
+    for name in ("ca.crt", "client.cert", "client.key"):
+        (directory / name).touch()
+    expected = TlsSettings((directory / "ca.crt",), ((directory / "client.cert", directory / "client.key"),))
+
+    assert expected == Hosts(directory=tmp_path).endpoints("registry.example.com")[0].tls
+
+
+def test_what_is_not_used_is_warned_about_once(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """Verification cannot be switched off, and mirrors are not used yet."""
+    _write(tmp_path, "registry.example.com", 'skip_verify = true\n[host."https://mirror.example.com"]\n')
+    hosts = Hosts(directory=tmp_path)
+    found = [hosts.endpoints("registry.example.com") for _ in range(2)]
+
+    assert [(Endpoint("https://registry.example.com/v2"),)] * 2 == found
+    assert 2 == len(caplog.records)
+    assert "mirrors are not used" in caplog.text
+    assert "skip_verify is refused" in caplog.text
+
+
+@pytest.mark.parametrize("text", ["server = ", 'server = "ftp://x"', 'server = "https://u:hunter2@x"', "ca = 7", "client = [[]]"])
+def test_a_file_that_cannot_be_used_is_named(text: str, tmp_path: Path) -> None:
+    """A setting that silently does not count is worse than an error."""
+    _write(tmp_path, "registry.example.com", text)
+    with pytest.raises(InvalidRequest, match="registry.example.com/hosts.toml") as caught:
+        Hosts(directory=tmp_path).endpoints("registry.example.com")
+
+    assert "hunter2" not in str(caught.value)
+
+
+def test_where_a_registry_leads_has_its_own_settings_or_the_registrys_roots(tmp_path: Path) -> None:
+    """An object store behind the same private CA works; the client certificate is for the registry only."""
+    _write(tmp_path, "registry.example.com", 'ca = "a.pem"\nclient = [["c.cert", "c.key"]]')
+    _write(tmp_path, "storage.example.com", 'ca = "s.pem"')
+    hosts = Hosts(directory=tmp_path)
+    origin = hosts.endpoints("registry.example.com")[0]
+
+    assert origin.tls == hosts.tls_of("registry.example.com", origin)
+    assert TlsSettings((tmp_path / "storage.example.com" / "s.pem",)) == hosts.tls_of("storage.example.com", origin)
+    assert TlsSettings((tmp_path / "registry.example.com" / "a.pem",)) == hosts.tls_of("elsewhere.example.com", origin)

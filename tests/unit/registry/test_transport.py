@@ -1,0 +1,420 @@
+from __future__ import annotations
+
+import logging
+import re
+import socket
+import ssl
+import threading
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from modelcsi.errors import CorruptContent, InvalidRequest, RegistryUnavailable
+from modelcsi.registry.causes import NotTls
+from modelcsi.registry.proxies import ProxySettings
+from modelcsi.registry.tls import TlsSettings
+from modelcsi.registry.transport import HttpTransport, Request, Timeouts
+from tests.fakes.registry import FakeRegistry
+from tests.unit.registry.conftest import Authority, CannedServer, make_authority
+
+_QUICK = Timeouts(0.3, 0.3)
+_OK = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
+Canned = Callable[..., CannedServer]
+
+
+def _ask(transport: HttpTransport, url: str, tls: TlsSettings = TlsSettings()) -> bytes:
+    response = transport.request(Request("GET", url, {"X-Test": "1"}, tls=tls, timeouts=_QUICK))
+    try:
+        return response.read(100)
+    finally:
+        response.close()
+
+
+def test_identity_is_asked_for_and_netrc_is_not_read(
+    transport: HttpTransport, canned: Canned, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A request carries its own headers, who asks, and that nothing may be compressed; ~/.netrc adds nothing."""
+    (tmp_path / ".netrc").write_text("default login alice password s3cret\n", encoding="ascii")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    server = canned(_OK)
+    _ask(transport, f"http://{server.host}/v2/")
+    received = server.received[0].decode().lower()
+
+    assert "accept-encoding: identity\r\n" in received
+    assert "user-agent: modelcsi\r\n" in received
+    assert "x-test: 1\r\n" in received
+    assert "authorization" not in received
+
+
+def test_a_connection_is_used_again(transport: HttpTransport) -> None:
+    """A pull of many layers does not pay a handshake for each."""
+    with FakeRegistry() as registry:
+        for _ in range(3):
+            _ask(transport, f"{registry.url}/v2/")
+
+        assert 1 == registry.connections
+
+
+def test_an_answer_in_another_encoding_is_refused(transport: HttpTransport) -> None:
+    """Decoding would change the digest, and a small answer could become a huge one."""
+    with FakeRegistry() as registry:
+        blob = registry.content.add_blob("m/x", b"weights")
+        registry.faults.content_encoding = "gzip"
+        with pytest.raises(CorruptContent, match="Content-Encoding 'gzip'"):
+            _ask(transport, f"{registry.url}/v2/m/x/blobs/{blob.digest}")
+
+
+@pytest.mark.parametrize("headers", [b"A: " + b"x" * 40000 + b"\r\nB: " + b"x" * 40000, b"\r\n".join([b"A: 1"] * 200), b"A: " + b"x" * 70000])
+def test_headers_are_bounded(headers: bytes, transport: HttpTransport, canned: Canned) -> None:
+    """64 KiB of headers are too many, in whatever form."""
+    server = canned(b"HTTP/1.1 200 OK\r\n" + headers + b"\r\n\r\n")
+    with pytest.raises(RegistryUnavailable, match=re.escape(server.host)):
+        _ask(transport, f"http://{server.host}/")
+
+
+def _refused_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        return int(listener.getsockname()[1])
+
+
+def test_a_refused_connection_is_told(transport: HttpTransport) -> None:
+    """Nothing listens there."""
+    host = f"127.0.0.1:{_refused_port()}"
+    with pytest.raises(RegistryUnavailable) as caught:
+        _ask(transport, f"http://{host}/")
+
+    assert f"{host} refused the connection" == caught.value.message
+
+
+@pytest.mark.parametrize(
+    ("code", "text"),
+    [
+        (socket.EAI_NONAME, "the name of absent.test:5000 is not found"),
+        (socket.EAI_AGAIN, "the name of absent.test:5000 cannot be resolved now: no name server answers"),
+    ],
+)
+def test_a_name_that_is_not_found_is_told(
+    code: int, text: str, transport: HttpTransport, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A wrong name, and a name server that is away, are two things."""
+
+    def absent(*_: object, **__: object) -> None:
+        raise socket.gaierror(code, "told by the test")
+
+    monkeypatch.setattr(socket, "getaddrinfo", absent)
+    with pytest.raises(RegistryUnavailable) as caught:
+        _ask(transport, "http://absent.test:5000/")
+
+    assert text == caught.value.message
+
+
+def test_a_name_that_cannot_be_one_is_told(transport: HttpTransport) -> None:
+    """A label over 63 characters is no name."""
+    with pytest.raises(RegistryUnavailable, match="is not found"):
+        _ask(transport, f"http://{'a' * 64}.test/")
+
+
+def test_a_connection_that_is_never_made_times_out(transport: HttpTransport) -> None:
+    """A full queue drops the SYN, as a firewall does."""
+    with socket.create_server(("127.0.0.1", 0), backlog=0) as listener:
+        address = listener.getsockname()
+        waiting = [socket.socket() for _ in range(4)]
+        for one in waiting:
+            one.setblocking(False)
+            one.connect_ex(address)
+        with pytest.raises(RegistryUnavailable, match=rf"127\.0\.0\.1:{address[1]} timed out after 0\.3 s"):
+            _ask(transport, f"http://127.0.0.1:{address[1]}/")
+        for one in waiting:
+            one.close()
+
+
+def test_a_server_that_says_nothing_is_a_stall(transport: HttpTransport, canned: Canned) -> None:
+    """The connection stands and no byte comes."""
+    server = canned(b"", hold=True)
+    with pytest.raises(RegistryUnavailable, match=r"sent nothing for 0\.3 s"):
+        _ask(transport, f"http://{server.host}/")
+
+
+@pytest.mark.parametrize(
+    ("answer", "text"),
+    [
+        (b"", "closed the connection without an answer"),
+        (b"SSH-2.0-OpenSSH_9.2\r\n", "does not speak proper HTTP"),
+        (b"HTTP/1.1 abc\r\n\r\n", "does not speak proper HTTP"),
+    ],
+)
+def test_an_answer_that_is_no_http_is_told(answer: bytes, text: str, transport: HttpTransport, canned: Canned) -> None:
+    """Another program listens on that port."""
+    server = canned(answer)
+    with pytest.raises(RegistryUnavailable, match=text):
+        _ask(transport, f"http://{server.host}/")
+
+
+@pytest.mark.parametrize("head", [b"Content-Length: 10", b"Transfer-Encoding: chunked"])
+def test_bytes_before_a_cut_are_returned_and_then_the_cut_is_told(
+    head: bytes, transport: HttpTransport, canned: Canned
+) -> None:
+    """Nothing that arrived is lost: the next attempt goes on behind it."""
+    body = b"5\r\nhello\r\n" if b"chunked" in head else b"hello"
+    server = canned(b"HTTP/1.1 200 OK\r\n" + head + b"\r\n\r\n" + body)
+    response = transport.request(Request("GET", f"http://{server.host}/", timeouts=_QUICK))
+
+    assert b"hello" == response.read(1 << 20)
+    for _ in range(2):
+        with pytest.raises(RegistryUnavailable, match="closed the connection in the middle of its answer"):
+            response.read(1 << 20)
+
+
+def test_a_stall_in_the_body_is_told_after_what_arrived(transport: HttpTransport, canned: Canned) -> None:
+    """The stall limit counts from the last byte."""
+    server = canned(b"HTTP/1.1 200 OK\r\nContent-Length: 10\r\n\r\nhello", hold=True)
+    response = transport.request(Request("GET", f"http://{server.host}/", timeouts=_QUICK))
+
+    assert b"hello" == response.read(10)
+    with pytest.raises(RegistryUnavailable, match=r"sent nothing for 0\.3 s"):
+        response.read(10)
+
+
+def test_a_trickle_is_passed_on_before_the_read_is_full(transport: HttpTransport) -> None:
+    """At 20 kB/s a read of 1 MiB would take a minute: progress must be seen earlier."""
+    with FakeRegistry() as registry:
+        blob = registry.content.add_blob("m/x", b"w" * 1_000_000)
+        registry.faults.bytes_per_second = 20_000
+        response = transport.request(Request("GET", f"{registry.url}/v2/m/x/blobs/{blob.digest}"))
+        first = response.read(1 << 20)
+        response.close()
+
+    assert 0 < len(first) < 20_000
+
+
+def test_closing_from_another_thread_ends_a_read_that_waits(transport: HttpTransport, canned: Canned) -> None:
+    """A pull that nobody wants any more must not wait for the stall limit."""
+    server = canned(b"HTTP/1.1 200 OK\r\nContent-Length: 10\r\n\r\n", hold=True)
+    response = transport.request(Request("GET", f"http://{server.host}/", timeouts=Timeouts(5, 60)))
+    failures: list[Exception] = []
+
+    def read() -> None:
+        try:
+            response.read(10)
+        except RegistryUnavailable as error:
+            failures.append(error)
+
+    reader = threading.Thread(target=read)
+    reader.start()
+    response.close()
+    reader.join(10)
+
+    assert 1 == len(failures)
+    response.close()
+
+
+def test_closing_from_another_thread_ends_a_read_over_tls(authority: Authority) -> None:
+    """The same through TLS, in the middle of a body."""
+    with FakeRegistry(tls=authority.server_context()) as registry:
+        blob = registry.content.add_blob("m/x", b"w" * 1000)
+        registry.faults.stall_after_bytes = 100
+        transport = HttpTransport(ca_file=authority.ca)
+        response = transport.request(Request("GET", f"{registry.url}/v2/m/x/blobs/{blob.digest}"))
+        first = response.read(100)
+        failures: list[Exception] = []
+
+        def read() -> None:
+            try:
+                response.read(10)
+            except RegistryUnavailable as error:
+                failures.append(error)
+
+        reader = threading.Thread(target=read)
+        reader.start()
+        response.close()
+        reader.join(10)
+        transport.close()
+
+    assert b"w" * 100 == first
+    assert 1 == len(failures)
+
+
+def test_an_untrusted_certificate_comes_with_a_hint(transport: HttpTransport, authority: Authority) -> None:
+    """The message says what the verification said, the hint where a CA is configured."""
+    with FakeRegistry(tls=authority.server_context()) as registry:
+        with pytest.raises(RegistryUnavailable, match=f"the certificate of {registry.host} is not trusted") as caught:
+            _ask(transport, f"{registry.url}/v2/")
+
+    assert "hosts.toml" in caught.value.hint
+    assert "SSL_CERT_FILE" in caught.value.hint
+
+
+def test_a_certificate_for_another_name_is_not_trusted(transport: HttpTransport, authority: Authority) -> None:
+    """The right CA is not enough."""
+    with FakeRegistry(tls=authority.server_context(), address="127.0.0.2") as registry:
+        with pytest.raises(RegistryUnavailable, match=r"is not trusted: .*127\.0\.0\.2"):
+            _ask(transport, f"{registry.url}/v2/", TlsSettings((authority.ca,)))
+
+
+@pytest.mark.parametrize("by_environment", [False, True])
+def test_a_configured_ca_is_trusted(by_environment: bool, authority: Authority) -> None:
+    """Of the host, or of the whole process."""
+    transport = HttpTransport(ca_file=authority.ca if by_environment else None)
+    with FakeRegistry(tls=authority.server_context()) as registry:
+        body = _ask(transport, f"{registry.url}/v2/", TlsSettings(() if by_environment else (authority.ca,)))
+
+    assert b"no such path" in body
+
+
+def test_a_client_certificate_is_shown(authority: Authority, tmp_path: Path) -> None:
+    """A server that wants one gets the pair that is configured for it."""
+    client = make_authority(tmp_path)
+    settings = TlsSettings((authority.ca,), ((client.certificate, client.key),))
+    with FakeRegistry(tls=authority.server_context(client_ca=client.ca)) as registry:
+        body = _ask(HttpTransport(), f"{registry.url}/v2/", settings)
+        with pytest.raises(RegistryUnavailable):
+            _ask(HttpTransport(), f"{registry.url}/v2/", TlsSettings((authority.ca,)))
+
+    assert b"no such path" in body
+
+
+def test_a_server_of_old_tls_only_is_told(authority: Authority, transport: HttpTransport) -> None:
+    """TLS 1.1 is not spoken; that is no reason to try plain HTTP."""
+    context = authority.server_context()
+    context.set_ciphers("ALL:@SECLEVEL=0")
+    with pytest.warns(DeprecationWarning):
+        context.minimum_version = ssl.TLSVersion.TLSv1
+        context.maximum_version = ssl.TLSVersion.TLSv1_1
+    with FakeRegistry(tls=context) as registry, pytest.raises(RegistryUnavailable, match="no TLS connection") as caught:
+        _ask(transport, f"{registry.url}/v2/", TlsSettings((authority.ca,)))
+
+    assert not isinstance(caught.value, NotTls)
+
+
+@pytest.mark.parametrize("answer", [b"HTTP/1.0 400 Bad Request\r\n\r\n", b"", b"-ERR unknown command\r\n"])
+def test_a_plain_server_is_told_from_a_failed_handshake(answer: bytes, transport: HttpTransport, canned: Canned) -> None:
+    """`hosts` may then allow plain HTTP; everybody else sees a hint."""
+    server = canned(answer)
+    with pytest.raises(NotTls) as caught:
+        _ask(transport, f"https://{server.host}/")
+
+    assert "serverscheme" in caught.value.hint
+
+
+def test_a_plain_server_that_waits_for_more_is_told_too(transport: HttpTransport, canned: Canned) -> None:
+    """It takes the ClientHello for the beginning of a line."""
+    server = canned(b"", hold=True)
+    with pytest.raises(NotTls):
+        _ask(transport, f"https://{server.host}/")
+
+
+@pytest.mark.parametrize("url", ["ftp://host/", "http://", "http://user:hunter2@host/", "http://host:port/", "nonsense"])
+def test_what_is_no_url_is_refused(url: str, transport: HttpTransport) -> None:
+    """Nothing of it is shown: it may carry a password."""
+    with pytest.raises(InvalidRequest) as caught:
+        _ask(transport, url)
+
+    assert "hunter2" not in str(caught.value)
+
+
+class _Connect(threading.Thread):
+    """An HTTP proxy for one CONNECT, to a place of the test's choice."""
+
+    def __init__(self, target: str, status: bytes = b"200 OK") -> None:
+        super().__init__(daemon=True)
+        self.received = b""
+        self._target = target
+        self._status = status
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        self.url = f"http://proxyuser:proxypass@127.0.0.1:{self._listener.getsockname()[1]}"
+
+    def run(self) -> None:
+        with self._listener, self._listener.accept()[0] as near:
+            self.received = near.recv(65536)
+            near.sendall(b"HTTP/1.1 " + self._status + b"\r\n\r\n")
+            if not self._status.startswith(b"200"):
+                return
+            host, _, port = self._target.partition(":")
+            with socket.create_connection((host, int(port))) as far:
+                back = threading.Thread(target=_copy, args=(far, near), daemon=True)
+                back.start()
+                _copy(near, far)
+                back.join()
+
+
+def _copy(source: socket.socket, sink: socket.socket) -> None:
+    try:
+        while piece := source.recv(65536):
+            sink.sendall(piece)
+        sink.shutdown(socket.SHUT_WR)
+    except OSError:
+        pass
+
+
+def test_https_goes_through_a_proxy_that_learns_only_the_host(authority: Authority) -> None:
+    """The proxy sees its own password and a name; the registry sees no trace of the proxy's password."""
+    with FakeRegistry(tls=authority.server_context()) as registry:
+        proxy = _Connect(registry.host)
+        proxy.start()
+        transport = HttpTransport(proxies=ProxySettings.parse(proxy.url), ca_file=authority.ca)
+        request = Request("GET", "https://registry.test/v2/", {"Authorization": "Bearer s3cret-token"})
+        response = transport.request(request)
+        response.close()
+        transport.close()
+        seen = registry.seen[0].headers
+
+    assert proxy.received.startswith(b"CONNECT registry.test:443 ")
+    assert b"proxy-authorization: Basic cHJveHl1c2VyOnByb3h5cGFzcw==" in proxy.received
+    assert b"s3cret-token" not in proxy.received
+    assert "Bearer s3cret-token" == seen["authorization"]
+    assert "proxy-authorization" not in seen
+
+
+def test_plain_http_goes_through_a_proxy_as_a_whole(canned: Canned) -> None:
+    """There is no tunnel: the proxy is asked for the absolute URL."""
+    server = canned(_OK)
+    body = _ask(HttpTransport(proxies=ProxySettings.parse(http=f"http://{server.host}")), "http://registry.test/v2/")
+
+    assert b"ok" == body
+    assert server.received[0].startswith(b"GET http://registry.test/v2/ HTTP/1.1\r\n")
+
+
+def test_a_proxy_that_refuses_is_named_without_its_password() -> None:
+    """407, and the hint names the variables."""
+    proxy = _Connect("", b"407 Proxy Authentication Required")
+    proxy.start()
+    transport = HttpTransport(proxies=ProxySettings.parse(proxy.url))
+    with pytest.raises(RegistryUnavailable, match="does not lead to registry.test: .*407") as caught:
+        _ask(transport, "https://registry.test/v2/")
+
+    assert "HTTPS_PROXY" in caught.value.hint
+    assert "proxypass" not in str(caught.value)
+
+
+def test_a_proxy_that_is_away_is_named() -> None:
+    """It is the proxy that refuses, not the registry."""
+    port = _refused_port()
+    transport = HttpTransport(proxies=ProxySettings.parse(f"http://127.0.0.1:{port}"))
+    with pytest.raises(RegistryUnavailable, match=f"the proxy http://127.0.0.1:{port} does not lead to .*it refused"):
+        _ask(transport, "https://registry.test/v2/")
+
+
+def test_a_certificate_behind_a_proxy_is_verified(authority: Authority) -> None:
+    """The tunnel changes nothing about trust."""
+    with FakeRegistry(tls=authority.server_context()) as registry:
+        proxy = _Connect(registry.host)
+        proxy.start()
+        transport = HttpTransport(proxies=ProxySettings.parse(proxy.url))
+        with pytest.raises(RegistryUnavailable, match="the certificate of registry.test is not trusted"):
+            _ask(transport, "https://registry.test/v2/")
+
+
+def test_no_query_and_no_header_is_logged_or_shown(
+    transport: HttpTransport, canned: Canned, caplog: pytest.LogCaptureFixture
+) -> None:
+    """urllib3 logs URLs at DEBUG; the query of a redirect is a credential."""
+    caplog.set_level(logging.DEBUG)
+    server = canned(_OK)
+    request = Request("GET", f"http://{server.host}/?X-Signature=hunter2", {"Authorization": "Bearer hunter2"})
+    response = transport.request(request)
+    response.close()
+
+    assert "hunter2" not in caplog.text
+    assert "hunter2" not in repr(request)
+    assert f"<Response 200 from {server.host}>" == repr(response)
