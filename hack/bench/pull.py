@@ -22,9 +22,10 @@ import subprocess
 import sys
 import tempfile
 import time
-import urllib.request
 from pathlib import Path
 
+from tests.fakes.content import Content
+from tests.integration.models import push_layers, upload
 from tests.integration.registry import running_docker_registry
 
 _PLAIN = """
@@ -70,7 +71,11 @@ def main() -> None:
                     target = Path(scratch) / f"{name}-{number}"
                     runs[name].append(_measure([part.format(dir=target) for part in command], target))
     result = {name: _median(values, size) for name, values in runs.items()}
-    print(json.dumps({"mebibytes": options.mebibytes, "rounds": options.rounds, **result}) if options.json else _table(result))
+    print(
+        json.dumps({"mebibytes": options.mebibytes, "rounds": options.rounds, **result})
+        if options.json
+        else _table(result)
+    )
 
 
 def _ways(host: str, digest: str, peer: str) -> dict[str, list[str]]:
@@ -88,35 +93,11 @@ def _ways(host: str, digest: str, peer: str) -> dict[str, list[str]]:
 
 def _push(host: str, blob: bytes) -> str:
     """Push the blob as the only layer of a ModelPack artifact; returns its hex digest."""
-    digests = {}
-    for name, content in (("blob", blob), ("config", b"{}")):
-        digests[name] = hashlib.sha256(content).hexdigest()
-        with urllib.request.urlopen(urllib.request.Request(f"http://{host}/v2/bench/blob/blobs/uploads/", method="POST")) as answer:
-            place = answer.headers["Location"]
-        _put(f"{place}&digest=sha256:{digests[name]}", content, "application/octet-stream")
-    layer = {
-        "mediaType": "application/vnd.cncf.model.weight.v1.raw",
-        "digest": f"sha256:{digests['blob']}",
-        "size": len(blob),
-        "annotations": {"org.cncf.model.filepath": "model.safetensors", "org.opencontainers.image.title": "model.safetensors"},
-    }
-    config = {"mediaType": "application/vnd.cncf.model.config.v1+json", "digest": f"sha256:{digests['config']}", "size": 2}
-    media_type = "application/vnd.oci.image.manifest.v1+json"
-    manifest = {
-        "schemaVersion": 2,
-        "mediaType": media_type,
-        "artifactType": "application/vnd.cncf.model.manifest.v1+json",
-        "config": config,
-        "layers": [layer],
-    }
-    _put(f"http://{host}/v2/bench/blob/manifests/v1", json.dumps(manifest).encode(), media_type)
-    return digests["blob"]
-
-
-def _put(url: str, content: bytes, content_type: str) -> None:
-    request = urllib.request.Request(url, content, {"Content-Type": content_type}, method="PUT")
-    with urllib.request.urlopen(request):
-        pass
+    content = Content()
+    names = {"org.cncf.model.filepath": "model.safetensors", "org.opencontainers.image.title": "model.safetensors"}
+    model = push_layers(content, "bench/blob", [(blob, "application/vnd.cncf.model.weight.v1.raw", names)])
+    upload(content, host)
+    return model.layers[0].hex
 
 
 def _measure(command: list[str], target: Path) -> tuple[float, float]:

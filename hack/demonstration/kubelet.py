@@ -9,6 +9,7 @@ import uuid
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 os.environ.setdefault("GRPC_ENABLE_FORK_SUPPORT", "0")  # read when grpc is imported; we fork only to execute
 import grpc
@@ -104,24 +105,33 @@ class Kubelet:
         request = csi_pb2.NodeUnpublishVolumeRequest(volume_id=pod.volume_id, target_path=str(self.target(pod)))
         return self._call(self._node.NodeUnpublishVolume, request)
 
-    def _call(self, method: grpc.UnaryUnaryMultiCallable, request: object) -> float:
+    def _call(self, method: grpc.UnaryUnaryMultiCallable[Any, Any], request: object) -> float:
         """Call, and call again after an answer that is not final: what the driver works on goes on meanwhile."""
-        deadline = time.monotonic() + _GIVE_UP_SECONDS
+        give_up = time.monotonic() + _GIVE_UP_SECONDS
         pause_seconds = 0.5  # kubelet, exponentialbackoff: doubled each time, two minutes at the most
         while True:
             began = time.monotonic()
             call = method.future(request, timeout=_DEADLINE_SECONDS)
-            self._watch_until(call.done, deadline)
+            while not _has_ended(call):
+                self._watch()
             seconds = time.monotonic() - began
             if call.code() is grpc.StatusCode.OK:
                 return seconds
-            if call.code() not in _PENDING or time.monotonic() > deadline:
+            if call.code() not in _PENDING or time.monotonic() > give_up:
                 raise DemonstrationFailed(f"the driver answered {call.code().name}: {call.details()}")
             pause_ends = time.monotonic() + pause_seconds
-            self._watch_until(lambda ends=pause_ends: time.monotonic() > ends, deadline)
+            while time.monotonic() < pause_ends:
+                self._watch()
+                time.sleep(_WATCH_SECONDS)
             pause_seconds = min(pause_seconds * 2, 120.0)
 
-    def _watch_until(self, is_done: Callable[[], bool], deadline: float) -> None:
-        while not is_done() and time.monotonic() < deadline:
-            self._watch()
-            time.sleep(_WATCH_SECONDS)
+
+def _has_ended(call: grpc.Future[Any]) -> bool:
+    """Whether it has been answered, after waiting a little: waiting by `result` returns with the answer, not a tick later."""
+    try:
+        call.result(timeout=_WATCH_SECONDS)
+    except grpc.FutureTimeoutError:
+        return False
+    except grpc.RpcError:
+        return True  # `code` says what
+    return True

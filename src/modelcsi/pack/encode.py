@@ -47,16 +47,21 @@ class _Identity:
 class LayerStream:
     """The bytes of one layer: iterate once, then ask for `diff_id`."""
 
-    def __init__(self, file: SourceFile, codec: Codec, on_read: Callable[[int], None]) -> None:
-        """`on_read` is told the size of each piece of the file that was read."""
+    def __init__(
+        self, file: SourceFile, codec: Codec, on_read: Callable[[int], None], *, mtime_seconds: int | None = None
+    ) -> None:
+        """`on_read` is told the size of each piece that was read; `mtime_seconds` replaces the file's own time in a tar."""
         self._file = file
+        self._mtime_seconds = file.mtime_seconds if mtime_seconds is None else mtime_seconds
         self._codec = codec
         self._on_read = on_read
         self._hasher = hashlib.sha256()
 
     def __iter__(self) -> Iterator[bytes]:
         """Raises InvalidRequest when the file cannot be read, or is not what it was when the directory was walked."""
-        head, tail = (tar_head(self._file), tar_tail(self._file)) if self._codec.is_tar else (b"", b"")
+        head = tail = b""
+        if self._codec.is_tar:
+            head, tail = tar_head(self._file, self._mtime_seconds), tar_tail(self._file)
         compressor = _compressor(self._codec.compression, len(head) + self._file.size + len(tail))
         for piece in itertools.chain((head,), self._read(), (tail,)):
             self._hasher.update(piece)
@@ -76,7 +81,7 @@ class LayerStream:
             # unbuffered: a BufferedReader would copy each piece once more
             with file.source.open("rb", buffering=0) as source:
                 size = 0
-                while piece := source.read(_PIECE_BYTES):
+                while size < file.size and (piece := source.read(min(_PIECE_BYTES, file.size - size))):
                     size += len(piece)
                     self._on_read(len(piece))
                     yield piece

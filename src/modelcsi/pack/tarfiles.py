@@ -12,15 +12,13 @@ import tarfile
 
 from modelcsi.pack.walk import SourceFile
 
-_NANOSECONDS = 1_000_000_000
 
-
-def tar_head(file: SourceFile) -> bytes:
+def tar_head(file: SourceFile, mtime_seconds: int) -> bytes:
     """What comes before the file's bytes."""
     member = tarfile.TarInfo(file.path)
     member.size = file.size
     member.mode = file.mode
-    member.mtime = file.mtime_ns // _NANOSECONDS
+    member.mtime = mtime_seconds
     try:
         # ASCII: ustar has no encoding, and readers disagree about it. UnicodeEncodeError is a ValueError.
         return member.tobuf(tarfile.USTAR_FORMAT, encoding="ascii", errors="strict")

@@ -17,6 +17,7 @@ from pathlib import Path
 
 from modelcsi.artifact.paths import normalise_path, shown
 from modelcsi.errors import InvalidRequest, UnsupportedArtifact
+from modelcsi.oci.manifest import MAX_LAYERS
 
 _LEFT_OUT = frozenset(
     {
@@ -24,8 +25,8 @@ _LEFT_OUT = frozenset(
         ".ruff_cache", ".venv", ".DS_Store", "Thumbs.db", ".env", ".netrc", ".git-credentials",
     }
 )  # fmt: skip
-_MAX_FILES = 10_000
-"""The layers that a manifest may have (`oci.manifest.MAX_LAYERS`)."""
+_MAX_TIME_SECONDS = 8**11 - 1
+"""In 2242: what fits into the header of a tar."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +41,11 @@ class SourceFile:
     mode: int
     """Permission bits."""
     mtime_ns: int
+
+    @property
+    def mtime_seconds(self) -> int:
+        """Its time as it is packed, in every format alike: a tar, and what copied the file before, may know whole seconds only."""
+        return min(max(0, self.mtime_ns // 1_000_000_000), _MAX_TIME_SECONDS)
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,8 +73,8 @@ def walk(directory: Path) -> Walked:
         raise InvalidRequest(f"{error.filename or directory} cannot be read: {error.strerror}") from error
     if not files:
         raise InvalidRequest(f"{directory} holds no files to pack")
-    if len(files) > _MAX_FILES:
-        raise UnsupportedArtifact(f"{directory} holds {len(files)} files; an artifact has at most {_MAX_FILES}")
+    if len(files) > MAX_LAYERS:
+        raise UnsupportedArtifact(f"{directory} holds {len(files)} files; an artifact has at most {MAX_LAYERS}")
     return Walked(tuple(files), tuple(sorted(left_out)))
 
 

@@ -153,14 +153,10 @@ class Repository:
 
     def _has_blob(self, digest: Digest, deadline: Deadline) -> bool:
         _, answer = self._ask_blob("HEAD", digest, {}, deadline)
-        status = answer.response.status
-        if status in {200, 404} and not answer.is_foreign:
-            answer.response.close()
-            return status == 200
-        if status == 200:
-            answer.response.close()
-            return True
         answer.response.close()
+        status = answer.response.status
+        if status == 200 or (status == 404 and not answer.is_foreign):
+            return status == 200
         # Some registries refuse HEAD of blobs (public.ecr.aws: 401), and a redirect's signature may be for GET only.
         question, answer = self._ask_blob("GET", digest, {"Range": "bytes=0-0"}, deadline)
         status = answer.response.status

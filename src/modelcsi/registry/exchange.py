@@ -22,7 +22,7 @@ from modelcsi.registry.transport import CONNECT_SECONDS, STALL_SECONDS, Request,
 
 # A plain server may wait for more of the ClientHello, which it takes for a line. On loopback a TLS server answers in
 # milliseconds.
-_PLAIN_PROBE_SECONDS = 2.0
+PLAIN_PROBE_SECONDS = 2.0
 # S3 and Azure answer 403 to an expired signature, Google 400.
 _EXPIRED_SIGNATURE = frozenset({400, 403})
 
@@ -126,7 +126,7 @@ class Exchange:
         headers = dict(question.headers)
         if authorization:
             headers["Authorization"] = authorization
-        connect_seconds = _PLAIN_PROBE_SECONDS if endpoint.may_be_plain else CONNECT_SECONDS
+        connect_seconds = PLAIN_PROBE_SECONDS if endpoint.may_be_plain else CONNECT_SECONDS
         request = Request(
             question.method,
             f"{endpoint.url}/{access.repository}/{question.path}",

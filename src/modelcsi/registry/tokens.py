@@ -96,12 +96,12 @@ class Authorizer:
             self._kept.pop(access, None)
 
     def _keep(self, access: Access, kept: _Kept) -> None:
+        now = self._clock()
         with self._lock:
+            # The keys hold passwords: not longer than they are of use.
+            self._kept = {key: value for key, value in self._kept.items() if value.expires_at > now}
             if len(self._kept) >= _MAX_KEPT:
-                now = self._clock()
-                self._kept = {key: value for key, value in self._kept.items() if value.expires_at > now}
-                if len(self._kept) >= _MAX_KEPT:
-                    self._kept.clear()
+                self._kept.clear()
             self._kept[access] = kept
 
     def _fetch(self, access: Access, endpoint: Endpoint, challenge: Challenge, deadline: Deadline) -> _Kept:

@@ -10,10 +10,12 @@ import logging
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from pathlib import Path
 
+from modelcsi.errors import UnsupportedArtifact
 from modelcsi.oci.digest import Digest
 from modelcsi.store.content import ContentStore
-from modelcsi.store.durable import remove_tree
+from modelcsi.store.durable import disk_bytes, remove_tree
 from modelcsi.store.layout import StoreLayout
 from modelcsi.store.records import ArtifactRecord, Records
 from modelcsi.store.views import Views
@@ -122,21 +124,43 @@ class Collector:
             return 0
         freed = 0
         for view in self._views.of_manifest(artifact.manifest):
-            freed += self._content.discard(self._layout.view(view))
-            self._layout.view_record(view).unlink(missing_ok=True)
+            freed += self._discard_view(view)
         return freed + self._content.remove([artifact.manifest, *orphans])
 
     def _remove_leftovers(self) -> int:
-        """Ingests that no leased artifact needs, and content that no artifact needs."""
+        """Ingests that no leased artifact needs, and views and content that no artifact needs."""
         freed = 0
         leased = self._leased_content()
         for directory in self._layout.ingests.iterdir():
-            digest = Digest.parse(directory.name.replace("-", ":", 1))
-            if str(digest) not in leased and digest not in self._writing:
-                freed += sum(path.lstat().st_blocks * 512 for path in directory.rglob("*"))
+            digest = _digest_of(directory)
+            if digest is not None and str(digest) not in leased and digest not in self._writing:
+                freed += disk_bytes(directory)
                 remove_tree(directory)
         known = self._records.known_content()
+        freed += self._remove_orphaned_views(known)
         orphans = [
             digest for digest in self._content.digests() if str(digest) not in known and digest not in self._writing
         ]
         return freed + self._content.remove(orphans)
+
+    def _remove_orphaned_views(self, known: frozenset[str]) -> int:
+        """Views of artifacts that were forgotten just before a crash. What a volume shows stays, whatever was lost."""
+        shown = {record.view for record in self._records.publications()}
+        freed = 0
+        for view in {path.stem for path in self._layout.views.iterdir() if not path.name.startswith(".")}:
+            manifest = (self._views.record(view) or {}).get("manifest", "")
+            if view not in shown and manifest not in known and not self._records.is_leased(manifest):
+                freed += self._discard_view(view)
+        return freed
+
+    def _discard_view(self, view: str) -> int:
+        freed = self._content.discard(self._layout.view(view))
+        self._layout.view_record(view).unlink(missing_ok=True)
+        return freed
+
+
+def _digest_of(ingest: Path) -> Digest | None:
+    try:
+        return Digest.parse(ingest.name.replace("-", ":", 1))
+    except UnsupportedArtifact:  # somebody else's directory
+        return None

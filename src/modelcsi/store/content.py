@@ -17,9 +17,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from modelcsi.artifact.members import Member
-from modelcsi.errors import ModelCsiError
 from modelcsi.oci.digest import Digest
-from modelcsi.store.durable import remove_tree, replace_file, space_errors, sync_directory, sync_filesystem
+from modelcsi.store.durable import disk_bytes, remove_tree, replace_file, space_errors, sync_directory, sync_filesystem
 from modelcsi.store.ingest import BlobIngest, LayerIngest
 from modelcsi.store.layout import StoreLayout
 
@@ -75,6 +74,7 @@ class ContentStore:
             threading.Lock()
         )  # held while a manifest is written: pods that come together bring the same one
         self._commit_lock = threading.Lock()  # held by the thread that commits for all that wait
+        self._manifest_lock = threading.Lock()  # one writer of manifests
         self._read_members = functools.lru_cache(maxsize=256)(self._load_members)
 
     def manifest(self, digest: Digest) -> bytes | None:
@@ -99,9 +99,11 @@ class ContentStore:
     def members(self, digest: Digest) -> tuple[Member, ...] | None:
         """The members of a committed tar layer, or None; those that nobody wanted so far have no `sha256`."""
         try:
-            stamp = self.layout.layer_record(digest).stat().st_mtime_ns
+            status = self.layout.layer_record(digest).stat()
         except FileNotFoundError:
             return None
+        # The time alone is too coarse: before Linux 6.13 two records of one tick have the same.
+        stamp = (status.st_ino, status.st_mtime_ns, status.st_size)
         return self._read_members(digest, stamp) if self.layout.layer(digest).is_dir() else None
 
     def commit(self, item: ReadyBlob | ReadyLayer) -> None:
@@ -140,8 +142,7 @@ class ContentStore:
 
     def size_bytes(self) -> int:
         """Bytes on the disk of all that is committed; walks every file."""
-        tops = (self.layout.blobs, self.layout.layers)
-        return sum(path.lstat().st_blocks * 512 for top in tops for path in top.rglob("*") if path.is_file())
+        return disk_bytes(self.layout.blobs, self.layout.layers)
 
     def remove(self, digests: Iterable[Digest]) -> int:
         """Take content away: out of sight in one step each, then unlinked. Returns the bytes that were freed.
@@ -177,7 +178,7 @@ class ContentStore:
             for ticket in batch:
                 ticket.item.ingest.close()
                 shutil.rmtree(self.layout.ingest(ticket.item.digest))
-        except (OSError, ModelCsiError) as error:
+        except Exception as error:  # noqa: BLE001 - raised again by each `commit` of the batch
             for ticket in batch:
                 ticket.error = error
         finally:
@@ -210,32 +211,39 @@ class ContentStore:
         if isinstance(item, ReadyBlob):
             item.ingest.path.rename(self.layout.blob(item.digest))
             return
-        final = self.layout.layer(item.digest)
-        if self.members(item.digest) is None and final.exists():  # a directory that no record committed
+        final, known = self.layout.layer(item.digest), self._known(item)
+        if known is None and final.exists():  # a directory that no record committed
             self.discard(final)
-        if not final.exists():
+        if known is None:
             item.ingest.members.rename(final)
-            sync_directory(final)
         else:  # a wider selection: add what the record will name from now on
             for entry in os.scandir(item.ingest.members):
-                target = final / entry.name
-                if not target.exists():
-                    os.link(entry.path, target)
-            sync_directory(final)
+                if not known[int(entry.name)].sha256:
+                    (final / entry.name).unlink(missing_ok=True)  # what no record names may be anything
+                    os.link(entry.path, final / entry.name)
+        sync_directory(final)
         (item.ingest.directory / "record.json").rename(self.layout.layer_record(item.digest))
 
     def _with_known(self, item: ReadyLayer) -> tuple[Member, ...]:
         """The members, with what an earlier, other selection already stored: replacing the record forgets nothing."""
-        known = self.members(item.digest)
-        if known is None or len(known) != len(item.members):
-            return item.members
+        known = self._known(item) or item.members
         return tuple(new if new.sha256 else old for old, new in zip(known, item.members, strict=True))
 
-    def _load_members(self, digest: Digest, _stamp: int) -> tuple[Member, ...] | None:
-        document = json.loads(self.layout.layer_record(digest).read_text())
-        if document.get("version") != _RECORD_VERSION:
+    def _known(self, item: ReadyLayer) -> tuple[Member, ...] | None:
+        """The recorded members, if they are those of the item: a release may read a tar otherwise than the last one."""
+        known = self.members(item.digest)
+        same = known is not None and [old.path for old in known] == [new.path for new in item.members]
+        return known if same else None
+
+    def _load_members(self, digest: Digest, _stamp: tuple[int, int, int]) -> tuple[Member, ...] | None:
+        """None for a record of another version, and for an unreadable one: the layer is then fetched and committed again."""
+        try:
+            document = json.loads(self.layout.layer_record(digest).read_bytes())
+            if document["version"] != _RECORD_VERSION:
+                return None
+            return tuple(Member.from_json(item) for item in document["members"])
+        except (ValueError, LookupError, TypeError, FileNotFoundError):
             return None
-        return tuple(Member.from_json(item) for item in document["members"])
 
 
 def empty_trash(path: Path) -> int:

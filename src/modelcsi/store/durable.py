@@ -21,6 +21,9 @@ _libc = ctypes.CDLL(None, use_errno=True)
 _FALLOC_FL_KEEP_SIZE = 1
 _SYNC_FILE_RANGE_WRITE = 2
 _NO_SPACE = frozenset({errno.ENOSPC, errno.EDQUOT})
+NO_SPACE_HINT = (
+    "free space on the filesystem of root_dir, or make it larger; `modelcsi cache prune` drops what no pod uses"
+)
 _UNSUPPORTED = frozenset({errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL})
 
 
@@ -31,10 +34,7 @@ def space_errors(what: str) -> Iterator[None]:
         yield
     except OSError as error:
         if error.errno in _NO_SPACE:
-            raise StoreFull(
-                f"no space left while writing {what}",
-                hint="free space on the filesystem of root_dir, or make it larger; `modelcsi cache prune` drops what no pod uses",
-            ) from error
+            raise StoreFull(f"no space left while writing {what}", hint=NO_SPACE_HINT) from error
         raise
 
 
@@ -103,6 +103,17 @@ def remove_tree(path: Path) -> None:
     for parent, _, _ in os.walk(path):
         Path(parent).chmod(0o700)
     shutil.rmtree(path)
+
+
+def disk_bytes(*directories: Path) -> int:
+    """Bytes on the disk of all files below, where other threads may be writing and removing."""
+    size = 0
+    for directory in directories:
+        for parent, _, names in os.walk(directory):
+            for name in names:
+                with contextlib.suppress(FileNotFoundError):
+                    size += os.lstat(os.path.join(parent, name)).st_blocks * 512  # noqa: PTH118 - thousands of times
+    return size
 
 
 def replace_file(path: Path, content: bytes) -> None:

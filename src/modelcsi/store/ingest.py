@@ -22,7 +22,7 @@ from pathlib import Path
 
 from modelcsi.oci.digest import Digest
 from modelcsi.store.chunks import CHUNK_BYTES, ChunkMap
-from modelcsi.store.durable import preallocate, space_errors, start_writeback, write_all
+from modelcsi.store.durable import disk_bytes, preallocate, space_errors, start_writeback, write_all
 from modelcsi.store.layout import StoreLayout
 
 _WRITEBACK_BYTES = 32 << 20
@@ -257,7 +257,7 @@ class LayerIngest:
 
 def ingested_bytes(layout: StoreLayout, digest: Digest) -> int:
     """Bytes on the disk that an unfinished ingest of the digest takes."""
-    return sum(path.lstat().st_blocks * 512 for path in layout.ingest(digest).rglob("*"))
+    return disk_bytes(layout.ingest(digest))
 
 
 def discard_ingest(layout: StoreLayout, digest: Digest) -> None:

@@ -16,7 +16,9 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from modelcsi.errors import StoreFull
 from modelcsi.oci.digest import Digest
+from modelcsi.store.durable import NO_SPACE_HINT
 
 _MIGRATIONS = (
     """
@@ -179,6 +181,10 @@ class Records:
             rows = self._connection.execute("SELECT owner FROM leases WHERE manifest = ?", (str(manifest),))
             return frozenset(row[0] for row in rows)
 
+    def is_leased(self, manifest: str) -> bool:
+        """Whether anybody holds a lease on what has this digest, known as an artifact or not."""
+        return self._one("SELECT 1 FROM leases WHERE manifest = ?", manifest) is not None
+
     def artifacts(self) -> list[ArtifactRecord]:
         """All artifacts, least recently used first."""
         query = (
@@ -281,20 +287,31 @@ class Records:
     @contextlib.contextmanager
     def _transaction(self) -> Iterator[sqlite3.Connection]:
         with self._lock:
-            self._connection.execute("BEGIN IMMEDIATE")
             try:
+                self._connection.execute("BEGIN IMMEDIATE")
                 yield self._connection
-            except BaseException:
-                self._connection.execute("ROLLBACK")
+                self._connection.execute("COMMIT")
+            except BaseException as error:
+                if self._connection.in_transaction:  # a full disk ends it
+                    self._connection.execute("ROLLBACK")
+                if getattr(error, "sqlite_errorcode", 0) == sqlite3.SQLITE_FULL:
+                    raise StoreFull("no space left while writing the driver's records", hint=NO_SPACE_HINT) from error
                 raise
-            self._connection.execute("COMMIT")
 
 
 def _open(path: Path) -> sqlite3.Connection:
     connection = sqlite3.connect(path, isolation_level=None, check_same_thread=False, timeout=10)
-    connection.execute("PRAGMA journal_mode = WAL")
-    connection.execute("PRAGMA synchronous = NORMAL")
-    version = connection.execute("PRAGMA user_version").fetchone()[0]
-    for number, script in enumerate(_MIGRATIONS[version:], start=version + 1):
-        connection.executescript(f"BEGIN IMMEDIATE; {script}; PRAGMA user_version = {number}; COMMIT;")
+    try:
+        connection.execute("PRAGMA journal_mode = WAL")
+        connection.execute("PRAGMA synchronous = NORMAL")
+        # Damage is found now, when it can be mended by beginning anew, not in the middle of a publish.
+        findings = connection.execute("PRAGMA quick_check(1)").fetchone()[0]
+        if findings != "ok":
+            raise sqlite3.DatabaseError(findings)
+        version = connection.execute("PRAGMA user_version").fetchone()[0]
+        for number, script in enumerate(_MIGRATIONS[version:], start=version + 1):
+            connection.executescript(f"BEGIN IMMEDIATE; {script}; PRAGMA user_version = {number}; COMMIT;")
+    except BaseException:
+        connection.close()
+        raise
     return connection

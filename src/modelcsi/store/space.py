@@ -35,7 +35,7 @@ class Reservation:
         Raises StoreFull.
         """
         if size > self.remaining:
-            more = self._space.reserve(max(size, _STEP_BYTES), what)
+            more = self._space.reserve_if_free(max(size, _STEP_BYTES)) or self._space.reserve(size, what)
             self._space.merge(self, more)
         self.used(size)
 
@@ -66,10 +66,10 @@ class Space:
 
         Raises StoreFull, naming need and free space, before any byte is fetched.
         """
-        reservation = self._try(size)
+        reservation = self.reserve_if_free(size)
         if reservation is None:
             self._make_room(size - max(0, self.available_bytes()))
-            reservation = self._try(size)
+            reservation = self.reserve_if_free(size)
         if reservation is None:
             raise StoreFull(
                 f"{what} needs {size} bytes ({_human(size)}); {max(0, self.available_bytes())} "
@@ -78,6 +78,14 @@ class Space:
                 "or run the pod on a larger node",
             )
         return reservation
+
+    def reserve_if_free(self, size: int) -> Reservation | None:
+        """Promise `size` bytes if they are free; evicts nothing."""
+        with self._lock:
+            if size and size > self._free() - self._promised:
+                return None
+            self._promised += size
+            return Reservation(self, size)
 
     def available_bytes(self) -> int:
         """What could be promised now; negative when the disk filled up behind our back."""
@@ -96,13 +104,6 @@ class Space:
         with self._lock:
             reservation.remaining += other.remaining
             other.remaining = 0
-
-    def _try(self, size: int) -> Reservation | None:
-        with self._lock:
-            if size and size > self._free() - self._promised:
-                return None
-            self._promised += size
-            return Reservation(self, size)
 
     def _free(self) -> int:
         status = os.statvfs(self._root)

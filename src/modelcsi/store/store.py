@@ -14,7 +14,7 @@ from modelcsi.deadline import Deadline
 from modelcsi.errors import Busy, InvalidRequest
 from modelcsi.store.collector import Collector
 from modelcsi.store.content import ContentStore, empty_trash
-from modelcsi.store.durable import remove_tree, replace_file
+from modelcsi.store.durable import disk_bytes, remove_tree, replace_file
 from modelcsi.store.layout import FORMAT_VERSION, StoreLayout
 from modelcsi.store.records import Records
 from modelcsi.store.space import Space
@@ -39,8 +39,12 @@ class Store:
         for directory in self.layout.directories():
             directory.mkdir(mode=0o711 if directory == root else 0o700, parents=directory == root, exist_ok=True)
         self._lock_fd = _lock(self.layout, patience or Deadline.after(0))
-        _check_format(self.layout)
-        self.records = _open_records(self.layout.database)
+        try:
+            _check_format(self.layout)
+            self.records = _open_records(self.layout.database)
+        except BaseException:
+            os.close(self._lock_fd)
+            raise
         self.content = ContentStore(self.layout)
         self.views = Views(self.layout)
         self.collector = Collector(self.layout, self.content, self.views, self.records)
@@ -56,13 +60,13 @@ class Store:
         return self.collector.make_room(need_bytes).freed_bytes
 
     def _limit(self, limit: int) -> tuple[int | None, int]:
-        return (limit, self.content.size_bytes()) if limit else (None, 0)
+        return (limit, self.content.size_bytes() + disk_bytes(self.layout.ingests)) if limit else (None, 0)
 
     def _clear_leftovers(self) -> None:
         """What a crash left half-made under a temporary name; half-written content stays, to be resumed."""
         for path in self.layout.trash.iterdir():
             empty_trash(path)
-        for path in self.layout.views.glob(".*"):
+        for path in (*self.layout.views.glob(".*"), *self.layout.manifests.glob("*/.*")):
             remove_tree(path) if path.is_dir() else path.unlink()
 
 

@@ -13,10 +13,11 @@ import errno
 import hashlib
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from modelcsi.artifact.tree import EntryType, FileEntry, FileTree
+from modelcsi.errors import UnsupportedArtifact
 from modelcsi.oci.digest import Digest
 from modelcsi.store.durable import remove_tree, replace_file, space_errors, sync_directory
 from modelcsi.store.layout import StoreLayout
@@ -54,7 +55,8 @@ class Views:
             if temporary.exists():
                 remove_tree(temporary)
             temporary.mkdir(mode=0o700)
-            self._fill(temporary, tree)
+            with _length_errors(origin.get("reference", view)):
+                self._fill(temporary, tree)
             replace_file(self._layout.view_record(view), json.dumps(dict(origin)).encode())
             temporary.rename(final)
             sync_directory(self._layout.views)
@@ -109,6 +111,19 @@ class Views:
             if error.errno not in _LINK_LIMIT:
                 raise
             _copy(source, name, parent_fd, entry.mode)
+
+
+@contextlib.contextmanager
+def _length_errors(what: str) -> Iterator[None]:
+    """An artifact may have paths of 4096 bytes, which is the kernel's limit for all of a path, `root_dir` included."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno != errno.ENAMETOOLONG:
+            raise
+        raise UnsupportedArtifact(
+            f"{what} has a path that is too long for this node", hint="a shorter root_dir leaves more for it"
+        ) from error
 
 
 def _by_parent(tree: FileTree) -> dict[str, list[FileEntry]]:

@@ -179,7 +179,7 @@ class Volumes:
             if record.volume_id == spec.volume_id and record.arguments == spec.arguments:
                 return record
             if record.state != MOUNTED or not self._shows(record.target, record.view):
-                self._store.records.remove_publication(record.volume_id, record.target)
+                self._forget(record)
                 continue
             origin = self._store.views.record(record.view) or {}
             is_same = (origin.get("reference"), origin.get("selection")) == (str(spec.reference), spec.selection.key())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import socket
 import ssl
 import subprocess
@@ -13,11 +14,13 @@ from pathlib import Path
 
 import pytest
 
+from modelcsi.oci.descriptor import Descriptor
 from modelcsi.oci.reference import Reference
-from modelcsi.registry.client import Registry, Repository
+from modelcsi.registry.client import BlobStream, Registry, Repository
 from modelcsi.registry.credentials import ANONYMOUS, Credentials
 from modelcsi.registry.hosts import Hosts
 from modelcsi.registry.transport import HttpTransport
+from tests.fakes.registry import FakeRegistry
 
 ClientFactory = Callable[..., Repository]
 ALICE = Credentials("alice", "s3cret", source="the request's secret")
@@ -61,15 +64,34 @@ def make_authority(directory: Path) -> Authority:
     return Authority(ca, certificate, key)
 
 
+def make_bytes(size: int) -> bytes:
+    """Bytes that are not alike in any two places, the same in each run."""
+    return hashlib.shake_128(b"tests").digest(size)
+
+
+CONTENT = make_bytes(200_000)
+
+
+def read_all(stream: BlobStream, size: int = 70_000) -> bytes:
+    """All that the stream gives, read in pieces of `size` at the most; the stream is closed."""
+    with stream:
+        pieces = []
+        while piece := stream.read(size):
+            assert len(piece) <= size
+            pieces.append(piece)
+        assert stream.read(size) == b""
+        return b"".join(pieces)
+
+
 @pytest.fixture(scope="session")
 def authority(tmp_path_factory: pytest.TempPathFactory) -> Authority:
     """The CA that tests trust."""
     return make_authority(tmp_path_factory.mktemp("authority"))
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def transport() -> Iterator[HttpTransport]:
-    """A transport without proxies."""
+    """A transport without proxies, one for all: loading the system's roots takes longer than most tests."""
     transport = HttpTransport()
     yield transport
     transport.close()
@@ -84,6 +106,26 @@ def client(transport: HttpTransport) -> ClientFactory:
         return registry.repository(Reference.parse(reference), credentials)
 
     return repository
+
+
+@pytest.fixture
+def registry() -> FakeRegistry:
+    """A registry whose m/x holds one blob; a test enters it."""
+    registry = FakeRegistry()
+    registry.content.add_blob("m/x", CONTENT)
+    return registry
+
+
+@pytest.fixture
+def blob(registry: FakeRegistry) -> Descriptor:
+    """That blob."""
+    return registry.content.add_blob("m/x", CONTENT)
+
+
+def refused_port() -> int:
+    """A port of loopback on which nothing listens."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        return int(listener.getsockname()[1])
 
 
 class CannedServer:

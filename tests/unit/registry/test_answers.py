@@ -10,7 +10,9 @@ from hypothesis import strategies as st
 from modelcsi.registry.answers import parse_retry_after, sanitise
 
 
-@pytest.mark.parametrize(("text", "expected"), [("7", 7.0), (" 120 ", 120.0), ("1.5", 1.5), ("", None), ("soon", None), ("-3", None)])
+@pytest.mark.parametrize(
+    ("text", "expected"), [("7", 7.0), (" 120 ", 120.0), ("1.5", 1.5), ("", None), ("soon", None), ("-3", None)]
+)
 def test_retry_after_in_seconds(text: str, expected: float | None) -> None:
     """What is neither a number nor a date does not count."""
     assert expected == parse_retry_after(text)

@@ -41,7 +41,15 @@ def test_link_local_addresses_are_known_in_every_wrapping(address: str, expected
 
 @pytest.mark.parametrize(
     "host",
-    ["169.254.169.254", "2852039166", "0xa9fea9fe", "0251.0376.0251.0376", "169.254.43518", "[::ffff:a9fe:a9fe]", "[fe80::1]"],
+    [
+        "169.254.169.254",
+        "2852039166",
+        "0xa9fea9fe",
+        "0251.0376.0251.0376",
+        "169.254.43518",
+        "[::ffff:a9fe:a9fe]",
+        "[fe80::1]",
+    ],
 )
 @pytest.mark.parametrize("proxied", [False, True])
 def test_every_spelling_of_a_link_local_address_is_refused(host: str, proxied: bool) -> None:
@@ -74,7 +82,9 @@ def test_a_name_is_resolved_once_and_the_checked_address_contacted(monkeypatch: 
 def test_a_name_of_a_link_local_address_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     """What counts is the address behind the name."""
     real = socket.getaddrinfo
-    monkeypatch.setattr(socket, "getaddrinfo", lambda _host, *args, **options: real("169.254.169.254", *args, **options))
+    monkeypatch.setattr(
+        socket, "getaddrinfo", lambda _host, *args, **options: real("169.254.169.254", *args, **options)
+    )
     with pytest.raises(PolicyDenied, match=r"metadata\.test has the link-local address 169\.254\.169\.254"):
         HttpTransport().request(Request("GET", "http://metadata.test/", timeouts=_QUICK))
 

@@ -51,14 +51,18 @@ def test_a_secret_for_the_registry_excludes_everything_behind_it(key: str, tmp_p
     """Otherwise a pod with wrong credentials would see what only the node may pull."""
     keychain = _config(tmp_path, auths={"registry.example.com": _entry("node")})
 
-    assert (Credentials("pod", "s3cret", source="the request's secret"),) == keychain.candidates(_REFERENCE, _secret(key))
+    assert (Credentials("pod", "s3cret", source="the request's secret"),) == keychain.candidates(
+        _REFERENCE, _secret(key)
+    )
 
 
 def test_a_secret_for_another_registry_leaves_the_nodes_credentials(tmp_path: Path) -> None:
     """The secret has nothing to say about this one."""
     keychain = _config(tmp_path, auths={"registry.example.com": _entry("node")})
 
-    assert (Credentials("node", "s3cret", source=_NODE),) == keychain.candidates(_REFERENCE, _secret(host="other.example.com"))
+    assert (Credentials("node", "s3cret", source=_NODE),) == keychain.candidates(
+        _REFERENCE, _secret(host="other.example.com")
+    )
 
 
 def test_without_any_source_the_registry_is_asked_anonymously(tmp_path: Path) -> None:
@@ -101,7 +105,9 @@ def test_the_file_is_read_at_each_call(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("content", ["{hunter2", '{"auths": {"registry.example.com": {"auth": "hunter2"}}}'])
-def test_a_broken_node_config_is_warned_about_once(content: str, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_broken_node_config_is_warned_about_once(
+    content: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     """It is not the request's fault, and a public model can be pulled."""
     (tmp_path / "config.json").write_text(content, encoding="utf-8")
     keychain = Keychain(tmp_path)
@@ -149,7 +155,9 @@ def test_an_absent_helper_is_warned_about_once(tmp_path: Path, caplog: pytest.Lo
     assert ["docker-credential-surely-absent" in record.getMessage() for record in caplog.records] == [True]
 
 
-@pytest.mark.parametrize("script", ["echo credentials not found; exit 1", "echo hunter2", 'echo "{}"', "cat >/dev/null"])
+@pytest.mark.parametrize(
+    "script", ["echo credentials not found; exit 1", "echo hunter2", 'echo "{}"', "cat >/dev/null"]
+)
 def test_a_helper_without_an_answer_is_passed_over(
     script: str, tmp_path: Path, helper: Callable[[str, str], None], caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -171,7 +179,7 @@ def test_a_helper_that_hangs_is_killed_with_its_children(
     helper("slow", f"exec 3>{alive}; echo started >&3; sleep 60 & wait")
     _config(tmp_path, credsStore="slow")
     found = Keychain(tmp_path, helper_seconds=0.3).candidates(_REFERENCE, {})
-    os.set_blocking(reader, True)  # noqa: FBT003
+    os.set_blocking(reader, True)
     told = [os.read(reader, 100), os.read(reader, 100) if select.select([reader], [], [], 10)[0] else b"still open"]
     os.close(reader)
 
@@ -194,7 +202,15 @@ def test_a_helper_is_a_program_on_the_path(tmp_path: Path) -> None:
     assert (ANONYMOUS,) == _config(tmp_path, credsStore="x/../../../bin/cat").candidates(_REFERENCE, {})
 
 
-@pytest.mark.parametrize(("entry", "expected"), [({"serverscheme": "http"}, "http"), ({"serverscheme": "HTTPS"}, "https"), ({}, None), ({"serverscheme": "ftp"}, None)])
+@pytest.mark.parametrize(
+    ("entry", "expected"),
+    [
+        ({"serverscheme": "http"}, "http"),
+        ({"serverscheme": "HTTPS"}, "https"),
+        ({}, None),
+        ({"serverscheme": "ftp"}, None),
+    ],
+)
 def test_the_scheme_is_told_by_the_nodes_config(entry: dict[str, str], expected: str | None, tmp_path: Path) -> None:
     """`serverscheme` of the host with its port."""
     keychain = _config(tmp_path, auths={"http://registry.example.com:5000/v2/": entry})

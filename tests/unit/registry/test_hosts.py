@@ -80,7 +80,11 @@ def test_directories_are_searched_in_containerds_order(tmp_path: Path) -> None:
         _write(tmp_path, name, f'server = "http://{name.replace(":", "-").replace("_", "x")}"')
         found.append(hosts.endpoints("registry.example.com:5000")[0].url)
 
-    assert ["http://xdefault/v2", "http://registry.example.com-5000/v2", "http://registry.example.comx5000x/v2"] == found
+    assert [
+        "http://xdefault/v2",
+        "http://registry.example.com-5000/v2",
+        "http://registry.example.comx5000x/v2",
+    ] == found
 
 
 def test_certificates_are_named_relative_to_the_file(tmp_path: Path) -> None:
@@ -88,7 +92,8 @@ def test_certificates_are_named_relative_to_the_file(tmp_path: Path) -> None:
     directory = tmp_path / "registry.example.com"
     _write(tmp_path, "registry.example.com", 'ca = ["a.pem", "/abs/b.pem"]\nclient = [["c.cert", "c.key"], "both.pem"]')
     expected = TlsSettings(
-        (directory / "a.pem", Path("/abs/b.pem")), ((directory / "c.cert", directory / "c.key"), (directory / "both.pem", None))
+        (directory / "a.pem", Path("/abs/b.pem")),
+        ((directory / "c.cert", directory / "c.key"), (directory / "both.pem", None)),
     )
 
     assert expected == Hosts(directory=tmp_path).endpoints("registry.example.com")[0].tls
@@ -126,11 +131,13 @@ def test_what_is_not_used_is_warned_about_once(tmp_path: Path, caplog: pytest.Lo
     assert "skip_verify is refused" in caplog.text
 
 
-@pytest.mark.parametrize("text", ["server = ", 'server = "ftp://x"', 'server = "https://u:hunter2@x"', "ca = 7", "client = [[]]"])
+@pytest.mark.parametrize(
+    "text", ["server = ", 'server = "ftp://x"', 'server = "https://u:hunter2@x"', "ca = 7", "client = [[]]"]
+)
 def test_a_file_that_cannot_be_used_is_named(text: str, tmp_path: Path) -> None:
     """A setting that silently does not count is worse than an error."""
     _write(tmp_path, "registry.example.com", text)
-    with pytest.raises(InvalidRequest, match="registry.example.com/hosts.toml") as caught:
+    with pytest.raises(InvalidRequest, match=r"registry\.example\.com/hosts\.toml") as caught:
         Hosts(directory=tmp_path).endpoints("registry.example.com")
 
     assert "hunter2" not in str(caught.value)

@@ -1,0 +1,155 @@
+"""From a layout to a registry: what it does not have of the blobs, then the manifest.
+
+The manifest goes last, so that nobody ever sees a tag of which blobs are missing. A push that was interrupted is started
+again: blobs that arrived whole are found and not sent again.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterable
+from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, TypeVar
+
+from modelcsi.errors import Forbidden, InvalidRequest, ModelCsiError, RegistryUnavailable, ShuttingDown, Unauthenticated
+from modelcsi.oci.descriptor import Descriptor
+from modelcsi.oci.reference import Reference
+from modelcsi.pack.layout import PackedArtifact
+from modelcsi.pull.progress import Progress
+from modelcsi.registry.credentials import Keychain
+from modelcsi.registry.hosts import Hosts
+from modelcsi.registry.transport import Transport
+
+if TYPE_CHECKING:
+    from modelcsi.pack.client import RepositoryClient
+
+_UPLOADS = 4
+"""At once: the many small files of a model wait for answers, not for the network. As many as a pull takes layers."""
+_PAUSES_SECONDS = (1.0, 5.0)
+_MAX_PAUSE_SECONDS = 60.0
+
+_Result = TypeVar("_Result")
+
+
+@dataclass(frozen=True, slots=True)
+class Pushed:
+    """What a push sent."""
+
+    reference: Reference
+    """With the digest."""
+    sent_bytes: int
+    found_bytes: int
+    """Of blobs that the registry had already."""
+
+
+class Pusher:
+    """Pushes artifacts; one thread asks, a few upload."""
+
+    def __init__(self, transport: Transport, hosts: Hosts, keychain: Keychain) -> None:
+        """Raises InvalidRequest when oras is not installed."""
+        try:
+            from modelcsi.pack.client import RepositoryClient
+        except ImportError as error:
+            raise InvalidRequest(
+                f"pushing needs oras, which is not installed ({error.name})",
+                hint="pip install 'model-csi-driver[pack]'",
+            ) from error
+        self._make_client = RepositoryClient
+        self._transport = transport
+        self._hosts = hosts
+        self._keychain = keychain
+
+    def push(self, artifact: PackedArtifact, reference: Reference, progress: Progress) -> Pushed:
+        """Returning normally means that the registry has the artifact under the tag, else the digest, of `reference`.
+
+        The credentials of the docker config are tried in turn; the error is the first one's. Raises Unauthenticated,
+        Forbidden, NotFound, RegistryUnavailable, UnsupportedArtifact, CorruptContent, PolicyDenied, InvalidRequest.
+        """
+        if reference.digest not in {None, artifact.digest}:
+            raise InvalidRequest(f"{artifact.root} holds {artifact.digest}, not {reference.digest}")
+        first_refusal: ModelCsiError | None = None
+        for credentials in self._keychain.candidates(reference, {}):
+            client = self._make_client(self._transport, self._hosts, reference, credentials)
+            try:
+                return _Push(client, artifact, reference, progress).run()
+            except (Unauthenticated, Forbidden) as error:
+                first_refusal = first_refusal or error
+        assert first_refusal is not None, "a keychain names at least one candidate"
+        raise first_refusal
+
+
+@dataclass
+class _Push:
+    """One push with one set of credentials."""
+
+    client: RepositoryClient
+    artifact: PackedArtifact
+    reference: Reference
+    progress: Progress
+    stopped: threading.Event = field(default_factory=threading.Event)
+
+    def run(self) -> Pushed:
+        """Blobs side by side, then the manifest."""
+        with ThreadPoolExecutor(_UPLOADS, "push") as pool:
+            # The large ones first, so that the end is not one of them alone.
+            by_size = sorted(self.artifact.blobs, key=lambda blob: -blob.size)
+            uploads = {pool.submit(self._upload, blob): blob for blob in by_size}
+            try:
+                wait(uploads, return_when=FIRST_EXCEPTION)
+                _raise_first(uploads)
+            except BaseException:  # Ctrl-C, too
+                self._stop(pool, uploads)
+                raise
+        sent = sum(blob.size for upload, blob in uploads.items() if upload.result())
+        self._retried(self._put_manifest)
+        total = sum(blob.size for blob in self.artifact.blobs)
+        return Pushed(self.reference.with_digest(self.artifact.digest), sent, total - sent)
+
+    def _put_manifest(self) -> None:
+        artifact = self.artifact
+        target = self.reference.tag or str(artifact.digest)
+        self.client.upload_manifest_bytes(artifact.content, artifact.manifest.media_type, target)
+
+    def _upload(self, blob: Descriptor) -> bool:
+        """Whether it was sent."""
+        path = self.artifact.blob(blob.digest)
+        is_sent = self._retried(lambda: self.client.upload(blob, path, self._count))
+        if not is_sent:
+            self.progress.add(blob.size, is_downloaded=False)
+        return is_sent
+
+    def _count(self, size: int) -> None:
+        if size < 0:
+            self.progress.take_back(-size)
+            return
+        self.progress.add(size)
+        if self.stopped.is_set():
+            raise ShuttingDown("the push is stopped")
+
+    def _retried(self, operation: Callable[[], _Result]) -> _Result:
+        for pause_seconds in _PAUSES_SECONDS:
+            try:
+                return operation()
+            except RegistryUnavailable as error:
+                asked_seconds = error.retry_after_seconds or 0.0
+                if asked_seconds > _MAX_PAUSE_SECONDS:
+                    raise
+                self.progress.failed(error)
+                if self.stopped.wait(max(pause_seconds, asked_seconds)):
+                    raise
+        return operation()
+
+    def _stop(self, pool: ThreadPoolExecutor, uploads: dict[Future[bool], Descriptor]) -> None:
+        """End the other uploads, and leave the progress as it was found: other credentials may begin again."""
+        self.stopped.set()
+        pool.shutdown(wait=True, cancel_futures=True)
+        for upload, blob in uploads.items():
+            if not upload.cancelled() and upload.exception() is None:
+                self.progress.take_back(blob.size)
+
+
+def _raise_first(uploads: Iterable[Future[bool]]) -> None:
+    for upload in uploads:
+        if upload.done():
+            upload.result()

@@ -1,0 +1,16 @@
+"""Credentials as pods bring them: the nodePublishSecretRef of a volume, of type kubernetes.io/dockerconfigjson."""
+
+from __future__ import annotations
+
+import base64
+import json
+
+
+def docker_secret(host: str, password: str, username: str = "alice") -> dict[str, str]:
+    """What kubelet hands over of such a secret."""
+    return {".dockerconfigjson": json.dumps({"auths": {host: {"auth": basic(password, username)}}})}
+
+
+def basic(password: str, username: str = "alice") -> str:
+    """Name and password as HTTP and docker write them."""
+    return base64.b64encode(f"{username}:{password}".encode()).decode()

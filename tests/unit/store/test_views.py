@@ -1,0 +1,142 @@
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from modelcsi.artifact.tree import EntryType, FileEntry, FileTree
+from modelcsi.errors import UnsupportedArtifact
+from modelcsi.oci.digest import Digest
+from modelcsi.store.store import Store
+from modelcsi.store.views import view_id
+from tests.unit.store.conftest import commit_blob, commit_layer
+
+MANIFEST = Digest.of(b"manifest")
+VIEW = view_id(MANIFEST, "everything")
+ORIGIN = {"manifest": str(MANIFEST), "reference": "registry.test/model:v1"}
+
+
+def file(path: str, layer: Digest, member: int | None = None, mode: int = 0o444) -> FileEntry:
+    return FileEntry(path, EntryType.FILE, 1, mode, layer=layer, member=member)
+
+
+def directory(path: str) -> FileEntry:
+    return FileEntry(path, EntryType.DIRECTORY, mode=0o555)
+
+
+def link(path: str, target: str) -> FileEntry:
+    return FileEntry(path, EntryType.SYMLINK, mode=0o777, target=target)
+
+
+def tree(*entries: FileEntry) -> FileTree:
+    return FileTree(tuple(sorted(entries, key=lambda entry: entry.path)))
+
+
+def test_files_are_hard_links(store: Store) -> None:
+    """A blob and a member share their inodes with the content, in all views."""
+    blob, layer = commit_blob(store, b"weights"), Digest.of(b"tar")
+    commit_layer(store.content, layer, {"a": b"1"})
+    wanted = tree(file("model.bin", blob), file("again.bin", blob), directory("dir"), file("dir/a", layer, 0))
+    path = store.views.build(VIEW, wanted, ORIGIN)
+    other = store.views.build("0" * 64, wanted, ORIGIN)
+
+    assert store.layout.blob(blob).samefile(path / "model.bin")
+    assert (path / "model.bin").samefile(other / "again.bin")
+    assert (store.layout.layer(layer) / "0").samefile(path / "dir" / "a")
+
+
+def test_directories_are_read_only(store: Store) -> None:
+    """The root too."""
+    path = store.views.build(VIEW, tree(directory("a"), directory("a/b")), ORIGIN)
+
+    assert [0o555] * 3 == [item.stat().st_mode & 0o7777 for item in (path, path / "a", path / "a" / "b")]
+
+
+@pytest.mark.parametrize(("stored", "shown"), [(0o444, 0o555), (0o555, 0o444)])
+def test_another_execute_bit_is_a_copy(store: Store, stored: int, shown: int) -> None:
+    """Mode belongs to the inode: a file that is shown otherwise has its own, with the same bytes and time."""
+    blob = commit_blob(store, b"#!/bin/sh", mode=stored)
+    path = store.views.build(VIEW, tree(file("run", blob, mode=shown)), ORIGIN) / "run"
+
+    assert (b"#!/bin/sh", shown, 7) == (path.read_bytes(), path.stat().st_mode & 0o7777, path.stat().st_mtime_ns)
+    assert (1, stored) == (path.stat().st_nlink, store.layout.blob(blob).stat().st_mode & 0o7777)
+
+
+def test_an_empty_file_can_be_a_copy(store: Store) -> None:
+    """There is nothing to copy then."""
+    blob = commit_blob(store, b"", mode=0o555)
+    path = store.views.build(VIEW, tree(file("empty", blob)), ORIGIN)
+
+    assert 0o444 == (path / "empty").stat().st_mode & 0o777
+
+
+def test_no_symlink_leads_a_file_outside(store: Store, tmp_path: Path) -> None:
+    """Links come last: a name below one is a conflict, not a way out."""
+    blob, outside = commit_blob(store, b"evil"), tmp_path / "outside"
+    outside.mkdir()
+    with pytest.raises(OSError, match="dir"):
+        store.views.build(VIEW, tree(link("dir", str(outside)), file("dir/evil", blob)), ORIGIN)
+
+    assert ([], None) == (list(outside.iterdir()), store.views.path(VIEW))
+
+
+def test_symlinks_are_as_written(store: Store) -> None:
+    """Also dangling ones."""
+    path = store.views.build(VIEW, tree(directory("a"), link("a/l", "../b")), ORIGIN)
+
+    assert "../b" == os.readlink(path / "a" / "l")
+
+
+def test_building_again_is_finding(store: Store) -> None:
+    """The view that is there is returned, and its tree is not looked at."""
+    first = store.views.build(VIEW, tree(directory("a")), ORIGIN)
+    second = store.views.build(VIEW, tree(directory("b")), ORIGIN)
+
+    assert (first, ["a"]) == (second, os.listdir(second))
+
+
+def test_a_half_built_view_is_not_there(store: Store) -> None:
+    """A crash while it was built: it is no view, and the next attempt begins anew."""
+    half = store.layout.views / f".{VIEW}.new"
+    (half / "a" / "b").mkdir(parents=True)
+    (half / "a").chmod(0o555)
+    before = store.views.path(VIEW)
+    path = store.views.build(VIEW, tree(directory("c")), ORIGIN)
+
+    assert (None, ["c"], False) == (before, os.listdir(path), half.exists())
+
+
+def test_a_crash_before_the_last_rename(store: Store) -> None:
+    """The record alone is no view."""
+    store.layout.view_record(VIEW).write_text("{}")
+
+    assert (None, {}) == (store.views.path(VIEW), store.views.record(VIEW))
+
+
+def test_where_a_view_came_from(store: Store) -> None:
+    """It is told without the database, and is how an artifact's views are found."""
+    store.views.build(VIEW, tree(directory("a")), ORIGIN)
+    store.layout.view_record("1" * 64).write_text("not JSON")
+
+    assert (ORIGIN, None, None) == (store.views.record(VIEW), store.views.record("1" * 64), store.views.record("2" * 64))
+    assert ([VIEW], []) == (store.views.of_manifest(MANIFEST), store.views.of_manifest(Digest.of(b"other")))
+
+
+def test_a_path_too_long_for_this_node(store: Store) -> None:
+    """Allowed in an artifact, but below this root the kernel refuses it: the artifact cannot be mounted here."""
+    parts = [f"{number:02}" + "d" * 200 for number in range(20)]
+    paths = ["/".join(parts[: number + 1]) for number in range(20)]
+    with pytest.raises(UnsupportedArtifact, match="too long"):
+        store.views.build(VIEW, tree(*map(directory, paths)), ORIGIN)
+
+    assert None is store.views.path(VIEW)
+
+
+def test_view_ids_stay_what_they_are() -> None:
+    """They are names on disks: this release and the next must agree."""
+    assert "a3f5a1e9d6d4e0cbf0a0" != VIEW
+    assert (
+        len({view_id(MANIFEST, "a"), view_id(MANIFEST, "b"), view_id(Digest.of(b""), "a"), view_id(MANIFEST, "a", "hub")})
+        == 4
+    )
