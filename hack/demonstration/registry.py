@@ -20,18 +20,13 @@ _ACCESS = re.compile(r'"(?P<method>[A-Z]+) (?P<path>\S+) HTTP/1\.1" (?P<status>\
 
 @dataclass(frozen=True, slots=True)
 class Served:
-    """What the registry did since it started."""
+    """What the registry was asked for."""
 
-    requests: int = 0
-    downloads: int = 0
-    size_bytes: int = 0
-
-    def __sub__(self, earlier: Served) -> Served:
-        return Served(
-            self.requests - earlier.requests,
-            self.downloads - earlier.downloads,
-            self.size_bytes - earlier.size_bytes,
-        )
+    requests: int
+    downloads: tuple[str, ...]
+    """The path of every blob that was sent; twice what was sent twice."""
+    size_bytes: int
+    """Of all downloads."""
 
 
 class DockerRegistry:
@@ -48,6 +43,7 @@ class DockerRegistry:
         )
         self._programs = programs
         self._marks = 0
+        self._counted = 0
         self._program = programs.start("docker-registry", _PROGRAM, "serve", configuration)
         programs.wait(self._program, _START_SECONDS, lambda: _LISTENING.search(self._log()) is not None)
         (self.host,) = _LISTENING.findall(self._log())
@@ -58,18 +54,23 @@ class DockerRegistry:
         answer = subprocess.run([_PROGRAM, "--version"], capture_output=True, text=True, check=False).stdout
         return answer.split()[-1] if answer.split() else ""
 
-    def served(self) -> Served:
-        """All requests for content so far. A request of our own marks the end: its line comes after those of earlier ones."""
+    def count(self) -> Served:
+        """All requests for content since the last count."""
+        lines = self._finished_requests()
+        fresh, self._counted = lines[self._counted :], len(lines)
+        blobs = [line for line in fresh if line["method"] == "GET" and "/blobs/sha256:" in line["path"]]
+        return Served(len(fresh), tuple(line["path"] for line in blobs), sum(int(line["size"]) for line in blobs))
+
+    def _finished_requests(self) -> list[re.Match[str]]:
+        """A request of our own marks the end: its line in the log comes after those of earlier ones."""
         self._marks += 1
-        mark = f"/demo/{self._marks}"
+        mark = f"/mark/{self._marks}"
         connection = http.client.HTTPConnection(self.host, timeout=_LOG_SECONDS)
         connection.request("GET", mark)
         connection.getresponse().read()
         connection.close()
         self._programs.wait(self._program, _LOG_SECONDS, lambda: f"GET {mark} " in self._log())
-        requests = [found for found in _ACCESS.finditer(self._log()) if found["path"].startswith("/v2/")]
-        blobs = [found for found in requests if found["method"] == "GET" and "/blobs/sha256:" in found["path"]]
-        return Served(len(requests), len(blobs), sum(int(found["size"]) for found in blobs))
+        return [found for found in _ACCESS.finditer(self._log()) if found["path"].startswith("/v2/")]
 
     def _log(self) -> str:
         # The access log goes to one stream, messages to the other.

@@ -70,6 +70,13 @@ class Screen:
             f"{draw_bar(done, total)} {done * 100 // max(total, 1):3d} %  {format_amounts(done, total)}{speed}"
         )
 
+    def keep(self) -> None:
+        """What was passing stays."""
+        if self._passing:
+            self._passing = False
+            self._title = ""
+            self._write("\n")
+
     def failure(self, message: str, details: str = "") -> None:
         """Why the demonstration ends early."""
         self._write(f"\n{self._paint(_RED, '✗')} {message}\n")

@@ -41,6 +41,7 @@ class Driver:
         self.kubelet = Kubelet(self.socket, directory / "kubelet")
         self.metrics_port = free_port()
         self.environment: dict[str, str] = {"CSI_NODE_ID": "test-node"}
+        self.program = PROGRAM
         self.arguments: tuple[str, ...] = ("node",)
         self._process: subprocess.Popen[bytes] | None = None
         self.docker_config_dir.mkdir()
@@ -85,7 +86,7 @@ class Driver:
         """Start it without waiting."""
         with self.log.open("ab") as log:
             self._process = subprocess.Popen(
-                [PROGRAM, *self.arguments, "--config", self.config_file],
+                [self.program, *self.arguments, "--config", self.config_file],
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=subprocess.STDOUT,

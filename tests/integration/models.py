@@ -7,7 +7,6 @@ import gzip
 import hashlib
 import http.client
 import io
-import json
 import os
 import random
 import tarfile
@@ -157,27 +156,29 @@ def promised(files: Mapping[str, bytes]) -> dict[str, str]:
     return {path: hashlib.sha256(data).hexdigest() for path, data in files.items()}
 
 
-def upload(content: Content, host: str) -> None:
+def upload(content: Content, host: str, authorization: str = "") -> None:
     """Push all repositories of `content` to a real registry."""
+    headers = {"Authorization": authorization} if authorization else {}
     for repository, blobs in content.blobs.items():
         connection = http.client.HTTPConnection(host, timeout=60)
         for digest, data in blobs.items():
-            location = _ask(connection, "POST", f"/v2/{repository}/blobs/uploads/", b"", 202)
+            location = _ask(connection, "POST", f"/v2/{repository}/blobs/uploads/", b"", headers)
             separator = "&" if "?" in location else "?"
             path = location.removeprefix(f"http://{host}")
-            _ask(connection, "PUT", f"{path}{separator}digest={digest}", data, 201)
+            _ask(connection, "PUT", f"{path}{separator}digest={digest}", data, headers)
         for name, (media_type, manifest) in content.manifests[repository].items():
-            _ask(connection, "PUT", f"/v2/{repository}/manifests/{name}", manifest, 201, media_type)
+            typed = {**headers, "Content-Type": media_type}
+            _ask(connection, "PUT", f"/v2/{repository}/manifests/{name}", manifest, typed)
         connection.close()
 
 
 def _ask(
-    connection: http.client.HTTPConnection, method: str, path: str, body: bytes, status: int, media_type: str = ""
+    connection: http.client.HTTPConnection, method: str, path: str, body: bytes, headers: Mapping[str, str]
 ) -> str:
-    connection.request(method, path, body, {"Content-Type": media_type or "application/octet-stream"})
+    connection.request(method, path, body, {"Content-Type": "application/octet-stream", **headers})
     response = connection.getresponse()
     text = response.read()
-    assert response.status == status, f"{method} {path}: {response.status} {json.dumps(text.decode()[:500])}"
+    assert response.status in {201, 202}, f"{method} {path}: {response.status} {text[:500]!r}"
     return response.getheader("Location") or ""
 
 

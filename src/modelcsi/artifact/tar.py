@@ -240,6 +240,6 @@ class TarParser:
     def _link_target(self, path: str, kind: MemberType, raw: bytes) -> str:
         target = decode_name(raw, self._where)
         if kind is MemberType.HARDLINK:
-            return normalise_path(target, self._where)
+            return normalise_path(target, f"the target of the hard link {shown(path)} in {self._where}")
         check_link_target(path, target, self._where)
         return target

@@ -7,6 +7,7 @@ import os
 import signal
 import sys
 import threading
+import time
 from pathlib import Path
 
 from modelcsi.api.metrics_server import MetricsServer
@@ -23,6 +24,7 @@ logger = logging.getLogger(__name__)
 
 _SLOTS = 8
 _GRACE_SECONDS = 4.0
+_SIGNAL_SECONDS = 0.2
 
 
 def run_controller(config_file: Path, log_level: str | None) -> int:
@@ -40,7 +42,10 @@ def run_controller(config_file: Path, log_level: str | None) -> int:
     api.start()
     server.start()
     logger.info("ready: %s serves the controller", server.path)
-    ended.wait()
+    # Not `ended.wait()`: the kernel may deliver a signal to a thread that is being started, and then nothing would wake this
+    # one, which alone runs Python's handlers.
+    while not ended.is_set():
+        time.sleep(_SIGNAL_SECONDS)
     server.stop(_GRACE_SECONDS)
     api.stop()
     return 0

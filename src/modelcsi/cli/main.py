@@ -123,18 +123,35 @@ def _add_model_commands(commands: _Commands) -> None:
         "pack",
         _pack,
         "package a model's directory as a ModelPack artifact\n\n"
-        "Writes an OCI image layout beside DIR (or to --output), or with --push straight to the registry.",
+        "Writes an OCI image layout beside DIR (or to --output), or with --push straight to the registry.\n"
+        "One layer per file; what a file is (weight, weight.config, code, doc, dataset) is told by its name.\n"
+        "Links inside DIR are followed, links that leave it are refused; .git, .cache and the like are left out.\n\n"
+        "The same files, modes and times give the same digest; with SOURCE_DATE_EPOCH (seconds since 1970)\n"
+        "no file is younger than that, and the artifact says that it was made then.",
     )
     pack.add_argument("directory", type=Path, metavar="DIR", help="the model: config.json, *.safetensors, tokenizer …")
     pack.add_argument("reference", metavar="REF", help="registry/repository:tag")
     pack.add_argument(
-        "--format", choices=("raw", "tar", "tar+gzip", "tar+zstd"), default="raw", help="of the layers (default: raw)"
+        "--format",
+        choices=("raw", "tar", "tar+gzip", "tar+zstd"),
+        default="raw",
+        help="of the layers (default: raw, which mounts fastest)",
     )
-    pack.add_argument("--push", action="store_true", help="push it, too")
+    pack.add_argument("--push", action="store_true", help="push it to the registry of REF")
     pack.add_argument(
-        "--output", type=Path, metavar="LAYOUT", help="directory of the OCI image layout (default: DIR.oci)"
+        "--output",
+        type=Path,
+        metavar="LAYOUT",
+        help="directory of the OCI image layout (default: DIR.oci; with --push: none is kept)",
     )
-    push = _command(commands, "push", _push, "push a packed model to its registry")
+    push = _command(
+        commands,
+        "push",
+        _push,
+        "push a packed model to its registry\n\n"
+        "What the registry has already is not sent again; a push that was interrupted is started again.\n"
+        "Credentials are those of the docker config. Needs oras: pip install 'model-csi-driver[pack]'.",
+    )
     push.add_argument("layout", type=Path, metavar="LAYOUT", help="what `modelcsi pack` wrote")
     push.add_argument("reference", metavar="REF", help="registry/repository:tag")
     pull = _command(

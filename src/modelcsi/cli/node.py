@@ -45,6 +45,7 @@ logger = logging.getLogger(__name__)
 _LOCK_SECONDS = 15.0
 """How long to wait for the store that the last process may still hold."""
 _GRACE_SECONDS = 4.0
+_SIGNAL_SECONDS = 0.2
 _STOP_SECONDS = 3.0
 _HOUSEKEEPING_SECONDS = 30.0
 
@@ -58,7 +59,10 @@ def run_node(config_file: Path, log_level: str | None) -> int:
         signal.signal(number, lambda *_: ended.set())
     driver = NodeDriver(source, log_level)
     driver.start()
-    ended.wait()
+    # Not `ended.wait()`: the kernel may deliver a signal to a thread that is being started, and then nothing would wake this
+    # one, which alone runs Python's handlers.
+    while not ended.is_set():
+        time.sleep(_SIGNAL_SECONDS)
     driver.stop()
     # Threads that wait for a network or a disk would keep the interpreter; nothing that they do needs an orderly end.
     logging.shutdown()

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import shutil
-from collections.abc import Sequence
+import threading
+from collections.abc import Iterator, Sequence
 from types import TracebackType
 from typing import Self, TextIO
 
-from modelcsi.pull.progress import ProgressReport, format_amounts, format_seconds, format_size
+from modelcsi.pull.progress import Progress, ProgressReport, format_amounts, format_seconds, format_size
 
 _BAR = 24
+_DRAW_SECONDS = 0.2
 _CLEAR = "\r\033[K"
 
 
@@ -42,6 +45,27 @@ class ProgressLine:
         if self._is_terminal:
             self._stream.write(_CLEAR)
             self._stream.flush()
+
+
+@contextlib.contextmanager
+def drawn(stream: TextIO, what: str, progress: Progress) -> Iterator[None]:
+    """Draw `progress` while the block works; for work that has no moment of its own to draw in."""
+    done = threading.Event()
+
+    def draw() -> None:
+        while not done.wait(_DRAW_SECONDS):
+            line.show(what, progress.report())
+
+    with ProgressLine(stream) as line:
+        thread = threading.Thread(target=draw, name="progress", daemon=True)
+        if stream.isatty():
+            thread.start()
+        try:
+            yield
+        finally:
+            done.set()
+            if thread.is_alive():
+                thread.join()
 
 
 def draw_bar(done: int, total: int) -> str:

@@ -65,6 +65,10 @@ class Environment:
     ssl_cert_file: str = field(default="", metadata={"variable": "SSL_CERT_FILE"})
     """A PEM file of the certificate authorities to trust instead of the system's. Default: the system's."""
 
+    source_date_epoch: str = field(default="", metadata={"variable": "SOURCE_DATE_EPOCH"})
+    """Seconds since 1970 (reproducible-builds.org), for `modelcsi pack` only: when the model is said to be made, and the latest
+    time that a file in it has. Default: the artifact does not say when it was made, and files keep their times."""
+
 
 def read_environment(variables: Mapping[str, str] = os.environ) -> Environment:
     """The values of the process' environment, or of any mapping.
@@ -82,6 +86,7 @@ def read_environment(variables: Mapping[str, str] = os.environ) -> Environment:
         http_proxy=_either_case(variables, "HTTP_PROXY"),
         no_proxy=_either_case(variables, "NO_PROXY"),
         ssl_cert_file=variables.get("SSL_CERT_FILE", ""),
+        source_date_epoch=variables.get("SOURCE_DATE_EPOCH", ""),
     )
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import enum
 import fnmatch
+import re
 
 from modelcsi.artifact.paths import base_name
 
@@ -22,6 +23,8 @@ class FileClass(enum.Enum):
     DOC = "doc"
     DATASET = "dataset"
 
+
+_MEDIA_TYPE = re.compile(r"application/vnd\.(?:cncf|cnai)\.model\.(weight\.config|weight|code|doc|dataset)\.v1\.")
 
 _LARGE_BYTES = 10 << 20
 """Unknown files from this size on are weights; AIKit draws the line here, too."""
@@ -91,6 +94,12 @@ def classify(path: str, size: int) -> FileClass:
     if by_suffix is not None:
         return by_suffix
     return FileClass.WEIGHT if size >= _LARGE_BYTES else FileClass.WEIGHT_CONFIG
+
+
+def class_of_media_type(media_type: str) -> FileClass | None:
+    """The class that a ModelPack layer's type tells, current or legacy; None for other types."""
+    match = _MEDIA_TYPE.match(media_type.lower())
+    return FileClass(match[1]) if match else None
 
 
 def _matches(name: str, patterns: tuple[str, ...]) -> bool:

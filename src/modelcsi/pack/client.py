@@ -153,7 +153,13 @@ class RepositoryClient(Registry):  # type: ignore[misc]  # oras carries no types
         timeouts = Timeouts(stall_seconds=STALL_SECONDS + len(data or b"") / _TAKEN_AT_LEAST)
         # requests hands the timeout on to the adapter, which is ours.
         answer = self.session.request(
-            method, url, data=cast("Any", data), headers=headers, timeout=cast("Any", timeouts), allow_redirects=False
+            method,
+            url,
+            data=cast("Any", data),
+            headers=headers,
+            timeout=cast("Any", timeouts),
+            allow_redirects=False,
+            stream=True,  # the body is left to whom the status makes curious
         )
         return cast("Answer", answer)
 
@@ -183,10 +189,8 @@ class RepositoryClient(Registry):  # type: ignore[misc]  # oras carries no types
         credentials, host, status = self._access.credentials, self._access.host, answer.status
         detail = read_detail(answer)
         error = failure(answer, Subject(what, host, credentials), detail)
-        if isinstance(error, Unauthenticated):
-            return Unauthenticated(error.message, hint=f"docker login {host}, or name another config with --docker-config")
-        if isinstance(error, Forbidden):
-            return Forbidden(error.message, hint="grant them the right to push")
+        if isinstance(error, Unauthenticated | Forbidden):
+            return error
         if isinstance(error, NotFound):
             return NotFound(
                 f"{host} has no place for {what} ({status})",

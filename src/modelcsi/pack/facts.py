@@ -142,11 +142,9 @@ def _count_tensors(files: Iterable[SourceFile]) -> Counter[str]:
     for file in files:
         directory = file.path.rpartition("/")[0]
         for name, tensor in _read_header(file).items():
-            shape = tensor.get("shape") if isinstance(tensor, dict) else None
-            if name == "__metadata__" or (directory, name) in seen or not _is_shape(shape):
-                continue
-            seen.add((directory, name))
-            counts[str(tensor.get("dtype"))] += math.prod(shape)
+            if name != "__metadata__" and (directory, name) not in seen and _is_tensor(tensor):
+                seen.add((directory, name))
+                counts[tensor["dtype"]] += math.prod(tensor["shape"])
     return counts
 
 
@@ -161,8 +159,11 @@ def _read_header(file: SourceFile) -> dict[str, Any]:
     return value if isinstance(value, dict) else {}
 
 
-def _is_shape(value: object) -> bool:
-    return isinstance(value, list) and all(type(item) is int and 0 <= item < 1 << 40 for item in value)
+def _is_tensor(value: object) -> bool:
+    if not isinstance(value, dict) or not isinstance(value.get("dtype"), str):
+        return False
+    shape = value.get("shape")
+    return isinstance(shape, list) and all(type(item) is int and 0 <= item < 1 << 40 for item in shape)
 
 
 def _text(value: object, key: str) -> str:

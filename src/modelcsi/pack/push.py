@@ -70,13 +70,19 @@ class Pusher:
             raise InvalidRequest(f"{artifact.root} holds {artifact.digest}, not {reference.digest}")
         first_refusal: ModelCsiError | None = None
         for credentials in self._keychain.candidates(reference, {}):
-            client = self._make_client(self._transport, self._hosts, reference, credentials)
             try:
+                client = self._make_client(self._transport, self._hosts, reference, credentials)
                 return _Push(client, artifact, reference, progress).run()
             except (Unauthenticated, Forbidden) as error:
                 first_refusal = first_refusal or error
+            except RegistryUnavailable as error:
+                raise RegistryUnavailable(
+                    f"cannot push {reference}: {error.message}",
+                    hint=error.hint or "push again: what arrived is not sent again",
+                    retry_after_seconds=error.retry_after_seconds,
+                ) from error
         assert first_refusal is not None, "a keychain names at least one candidate"
-        raise first_refusal
+        raise _with_hint(first_refusal, reference.host) from first_refusal
 
 
 @dataclass
@@ -147,6 +153,15 @@ class _Push:
         for upload, blob in uploads.items():
             if not upload.cancelled() and upload.exception() is None:
                 self.progress.take_back(blob.size)
+
+
+def _with_hint(refusal: ModelCsiError, host: str) -> ModelCsiError:
+    """What somebody who pushes can do about it; the registry client speaks to those who pull."""
+    if isinstance(refusal, Forbidden):
+        return Forbidden(refusal.message, hint="grant them the right to push")
+    return Unauthenticated(
+        refusal.message, hint=f"docker login {host}, or name the directory of another config.json with --docker-config"
+    )
 
 
 def _raise_first(uploads: Iterable[Future[bool]]) -> None:

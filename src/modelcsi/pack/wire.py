@@ -5,10 +5,10 @@ Bodies go out in pieces; answers to uploads are small and are read whole, within
 
 from __future__ import annotations
 
-import hashlib
 import io
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
+from typing import cast
 from urllib.parse import urlsplit
 
 import requests
@@ -75,13 +75,11 @@ class TransportAdapter(BaseAdapter):
         """One request; TLS settings and proxies are the transport's, not the session's. Raises as the transport does."""
         del stream, verify, cert, proxies
         url, method = request.url or "", request.method or ""
-        body = request.body
-        assert not isinstance(body, str), "what is sent here is bytes or pieces of bytes"
         sent = Request(
             method,
             url,
-            dict(request.headers),
-            body,
+            {name: str(value) for name, value in request.headers.items()},
+            cast("bytes | Iterable[bytes] | None", request.body),  # the client sends nothing else
             self._hosts.tls_of(urlsplit(url).netloc, self._endpoint),
             timeout if isinstance(timeout, Timeouts) else Timeouts(),
         )

@@ -23,9 +23,9 @@ class Claims:
         """Be the only one who works on `key`; waits for the one who does. Raises Stopped when `stop` is set meanwhile."""
         with self._changed:
             while key in self._held:
-                self._changed.wait(_LOOK_SECONDS)  # `stop` belongs to the waiter's job and wakes nobody here
                 if stop.is_set():
                     raise Stopped
+                self._changed.wait(_LOOK_SECONDS)  # `stop` belongs to the waiter's job and wakes nobody here
             self._held.add(key)
         try:
             yield

@@ -10,6 +10,7 @@ from isal import isal_zlib
 
 from modelcsi.artifact.layer import Compression
 from modelcsi.errors import UnsupportedArtifact
+from modelcsi.pull.zstdframes import FrameWalker
 
 _OUTPUT_BYTES = 1 << 20
 _GZIP_WINDOW_BITS = 31
@@ -58,12 +59,14 @@ class _Source:
     """Pieces as the file object that zstandard reads."""
 
     def __init__(self, pieces: Iterator[bytes]) -> None:
+        self.frames = FrameWalker()
         self._pieces = pieces
         self._rest = b""
 
     def read(self, size: int) -> bytes:
         if not self._rest:
             self._rest = next(self._pieces, b"")
+            self.frames.feed(self._rest)
         data, self._rest = self._rest[:size], self._rest[size:]
         return data
 
@@ -72,9 +75,12 @@ def _unzstd(pieces: Iterator[bytes], where: str) -> Iterator[bytes]:
     """Several frames may follow each other (RFC 8878, 3.1)."""
     decoder = zstandard.ZstdDecompressor(max_window_size=_MAX_ZSTD_WINDOW)
     try:
-        source = cast("IO[bytes]", _Source(pieces))  # it needs `read` only
-        with decoder.stream_reader(source, read_size=_OUTPUT_BYTES, read_across_frames=True) as reader:
+        source = _Source(pieces)
+        file = cast("IO[bytes]", source)  # it needs `read` only
+        with decoder.stream_reader(file, read_size=_OUTPUT_BYTES, read_across_frames=True) as reader:
             while output := reader.read(_OUTPUT_BYTES):
                 yield output
     except zstandard.ZstdError as error:
         raise UnsupportedArtifact(f"{where} is not valid zstd: {error}") from error
+    if not source.frames.is_complete:
+        raise UnsupportedArtifact(f"{where} is cut off: its zstd stream has no end")

@@ -52,7 +52,7 @@ class PullJob:
         self._puller = layers
         self._queue = queue
         self._layer_finished = layer_finished
-        self._sources = Sources()
+        self._sources = Sources(self.nudge)
         self._stop = threading.Event()
         self._changed = threading.Condition()
         # Under the condition's lock:
@@ -109,7 +109,7 @@ class PullJob:
                     raise refusal
                 if self._stop.is_set() or is_over():
                     raise self.pending()
-                self._changed.wait(timeout())
+                self._changed.wait(min(timeout(), threading.TIMEOUT_MAX))
             if self._error is not None:
                 raise self._error
             assert self._path is not None, "a job without an error has a view"
@@ -123,7 +123,7 @@ class PullJob:
     def join_thread(self, timeout_seconds: float) -> None:
         """Wait until it has ended."""
         with self._changed:
-            self._changed.wait_for(lambda: self._is_finished, timeout_seconds)
+            self._changed.wait_for(lambda: self._is_finished, min(timeout_seconds, threading.TIMEOUT_MAX))
 
     def nudge(self) -> None:
         """Make those who wait look whether they still want to."""

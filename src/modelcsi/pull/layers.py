@@ -73,10 +73,17 @@ class LayerPuller:
     def holds(self, layer: Layer, selection: Selection) -> bool:
         """Whether the store has all that the selection shows of the layer."""
         content = self._store.content
-        if (layer.undecided or not layer.codec.is_tar) and content.has_blob(layer.digest):
-            return True
         members = content.members(layer.digest) if layer.codec.is_tar else None
-        return members is not None and not missing_members(layer, members, selection)
+        if members is not None and all(layer.admits(member.path) for member in members):
+            return not missing_members(layer, members, selection)
+        if not content.has_blob(layer.digest) or (layer.codec.is_tar and not layer.undecided):
+            return False
+        # Another artifact may have called the same bytes a file; an undecided layer without a root is a tar if they are one.
+        return not layer.undecided or layer.tar_root is not None or not self._is_kept_as_tar(layer)
+
+    def _is_kept_as_tar(self, layer: Layer) -> bool:
+        with self._store.layout.blob(layer.digest).open("rb") as file:
+            return _is_tar(layer, file.read(_READ_BYTES))
 
     def need_bytes(self, layer: Layer, selection: Selection) -> int:
         """Bytes of disk that bringing the layer takes, as far as the manifest tells."""
@@ -106,7 +113,6 @@ class LayerPuller:
 
     def _bring(self, layer: Layer, work: LayerWork) -> None:
         for attempt in range(1, _ATTEMPTS + 1):
-            before = work.progress.remaining_bytes
             try:
                 if layer.undecided:
                     self._bring_undecided(layer, work)
@@ -116,7 +122,6 @@ class LayerPuller:
                     self._bring_blob(layer, work)
             except CorruptContent as error:
                 discard_ingest(self._store.layout, layer.digest)
-                work.progress.take_back(max(0, before - work.progress.remaining_bytes))
                 if attempt == _ATTEMPTS or work.stop.is_set():
                     raise
                 logger.warning("attempt %d: %s", attempt, error)
@@ -157,13 +162,19 @@ class LayerPuller:
             self._store.content.commit(_ready(received, layer))
 
     def _layer_ingest(self, layer: Layer, selection: Selection, *, is_resumable: bool) -> LayerIngest:
-        plan = json.dumps([layer.codec.is_tar, layer.codec.compression.value, selection.key(), layer.sole_member_path])
+        plan = json.dumps(
+            [
+                *(layer.codec.is_tar, layer.codec.compression.value),
+                *(selection.key(), layer.sole_member_path, layer.is_weight),  # what `wants_member` looks at
+            ]
+        )
         return LayerIngest(self._store.layout, layer.digest, plan, is_resumable=is_resumable)
 
     def _commit_layer(self, layer: Layer, work: LayerWork, ingest: LayerIngest, members: list[Member]) -> None:
         self._store.content.commit(ReadyLayer(ingest, tuple(members)))
         if missing_members(layer, self._store.content.members(layer.digest) or (), work.selection_of(layer)):
             # A hard link that is wanted points at a file that is not: known only now. Read once more, keeping everything.
+            work.progress.take_back(layer.size)
             self._bring_tar(layer, replace(work, selection=Selection()))
 
     def _transfer(
@@ -180,7 +191,7 @@ class LayerPuller:
         An answer to a HEAD counts only for a host that delivered the bytes once: a registry that answers yes to everything
         would else get at private bytes of another one.
         """
-        if layer.size == 0 or layer.descriptor.data is not None:
+        if is_told(layer):
             return True
         records = self._store.records
         for repository in sources.repositories():
@@ -199,11 +210,13 @@ class LayerPuller:
 class _Accounted:
     """A blob's ingest whose blocks are taken from the job's reservation as they are written, or at once."""
 
+    stores = True
+
     def __init__(self, ingest: BlobIngest, reservation: Reservation) -> None:
         self._ingest = ingest
         self._reservation = reservation
         if ingest.is_preallocated:
-            reservation.used(ingest.size - ingest.stored_bytes())
+            reservation.used(ingest.preallocated_bytes)
 
     def runs(self) -> Iterator[tuple[int, int, bool]]:
         return self._ingest.runs()
@@ -216,9 +229,14 @@ class _Accounted:
         if not self._ingest.is_preallocated:
             self._reservation.used(len(data))
 
+    def flush(self) -> None:
+        self._ingest.flush()
+
 
 class _Streamed:
     """A tar that is unpacked as it arrives: the unpacker stores, nothing is stored here."""
+
+    stores = False
 
     def __init__(self, ingest: LayerIngest, size: int) -> None:
         self._ingest = ingest
@@ -240,11 +258,16 @@ class _Streamed:
                 return
 
     def write(self, offset: int, data: bytes) -> None:
-        """The unpacker gets the same bytes in order, and writes them."""
+        raise AssertionError(f"{len(data)} bytes at {offset}: the unpacker writes them")
+
+    def flush(self) -> None:
+        """Nothing is held back."""
 
 
 class _Nothing:
     """Bytes that are received only to see that they match."""
+
+    stores = False
 
     def __init__(self, size: int) -> None:
         self._size = size
@@ -257,7 +280,10 @@ class _Nothing:
         raise AssertionError(f"nothing is stored, {start} to {end} neither")
 
     def write(self, offset: int, data: bytes) -> None:
-        """Hashed by the transfer; not wanted otherwise."""
+        raise AssertionError(f"{len(data)} bytes at {offset}: nobody wants them")
+
+    def flush(self) -> None:
+        """Nothing is held back."""
 
 
 class _Inline:
@@ -278,11 +304,22 @@ class _Inline:
         self._position += len(piece)
         return piece
 
+    def close(self) -> None:
+        """Nothing is open."""
+
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
-        """Nothing is open."""
+        self.close()
+
+
+def is_told(layer: Layer) -> bool:
+    """Whether the manifest itself holds the layer's bytes, so that nobody must prove anything: `data`, or no bytes.
+
+    A manifest may name any digest with size 0; only the digest of no bytes stands for none.
+    """
+    return layer.descriptor.data is not None or (layer.size == 0 and layer.digest.matches(b""))
 
 
 def _ready(ingest: BlobIngest, layer: Layer) -> ReadyBlob:

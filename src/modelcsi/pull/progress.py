@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections import deque
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from modelcsi.errors import TransientError
@@ -43,28 +44,26 @@ class ProgressReport:
 class Progress:
     """The counters of one pull; any thread may add."""
 
-    def __init__(self, total_bytes: int) -> None:
+    def __init__(self, total_bytes: int, *, clock: Callable[[], float] = time.monotonic) -> None:
         self._lock = threading.Lock()
+        self._clock = clock
         # Under the lock:
         self._total = total_bytes
         self._done = 0
         self._downloaded = 0
         self._trouble: TransientError | None = None
-        self._samples: deque[tuple[float, int]] = deque([(time.monotonic(), 0)])
+        self._samples: deque[tuple[float, int]] = deque([(clock(), 0)])
 
     def add(self, size: int, *, is_downloaded: bool = True) -> None:
         """So many bytes more are here; `is_downloaded` is False for those that were found on the disk."""
-        now = time.monotonic()
+        now = self._clock()
         with self._lock:
             self._done += size
             if not is_downloaded:
                 return
             self._downloaded += size
             self._trouble = None
-            if now - self._samples[-1][0] >= _SAMPLE_SECONDS:
-                self._samples.append((now, self._downloaded))
-                while len(self._samples) > 2 and now - self._samples[0][0] > _WINDOW_SECONDS:
-                    self._samples.popleft()
+            self._sample(now)
 
     def take_back(self, size: int) -> None:
         """So many bytes were worthless (a digest did not match) and will come again."""
@@ -90,11 +89,19 @@ class Progress:
 
     def report(self) -> ProgressReport:
         """The present moment."""
-        now = time.monotonic()
+        now = self._clock()
         with self._lock:
+            self._sample(now)
             began, before = self._samples[0]
             elapsed = max(now - began, 1e-3)
             return ProgressReport(self._done, self._total, (self._downloaded - before) / elapsed, self._trouble)
+
+    def _sample(self, now: float) -> None:
+        """Remember the present moment, and forget what the rate of the last ten seconds does not need."""
+        if now - self._samples[-1][0] >= _SAMPLE_SECONDS:
+            self._samples.append((now, self._downloaded))
+        while len(self._samples) > 1 and now - self._samples[1][0] >= _WINDOW_SECONDS:
+            self._samples.popleft()
 
 
 def format_size(size: float) -> str:

@@ -18,7 +18,7 @@ from modelcsi.artifact.tree import wanted_layers
 from modelcsi.deadline import Deadline
 from modelcsi.errors import ModelCsiError
 from modelcsi.pull.job import PullJob
-from modelcsi.pull.layers import LayerPuller
+from modelcsi.pull.layers import LayerPuller, is_told
 from modelcsi.pull.progress import ProgressReport
 from modelcsi.pull.queue import JobQueue
 from modelcsi.pull.resolve import Resolved, Resolver, Wish
@@ -174,9 +174,7 @@ class Puller:
     def _is_proven(self, resolved: Resolved) -> bool:
         repository = resolved.repository
         needed = {
-            layer.digest
-            for layer in wanted_layers(resolved.artifact, resolved.wish.selection)
-            if layer.size and layer.descriptor.data is None
+            layer.digest for layer in wanted_layers(resolved.artifact, resolved.wish.selection) if not is_told(layer)
         }
         return needed == self._store.records.deliveries(needed, repository.host, repository.name)
 

@@ -42,12 +42,13 @@ class JobQueue:
             self._waiting[me] = remaining
             try:
                 while not self._is_next(me, is_small=is_small):
-                    self._changed.wait(_LOOK_SECONDS)
                     if stop.is_set():
                         raise Stopped
+                    self._changed.wait(_LOOK_SECONDS)
+                self._taken[is_small] += 1
             finally:
                 del self._waiting[me]
-            self._taken[is_small] += 1
+                self._changed.notify_all()  # another turn may be free, for who is next now
         try:
             yield
         finally:

@@ -6,6 +6,7 @@ The failure of one source answers only those who brought it; the job goes on wit
 from __future__ import annotations
 
 import threading
+from collections.abc import Callable
 
 from modelcsi.deadline import Deadline
 from modelcsi.errors import Forbidden, ModelCsiError, NotFound, Unauthenticated
@@ -21,7 +22,9 @@ _ASK_SECONDS = 60.0
 class Sources:
     """The sources of one job, in the order in which callers brought them."""
 
-    def __init__(self) -> None:
+    def __init__(self, refused: Callable[[], None] = lambda: None) -> None:
+        """`refused` is called when a source has failed for good."""
+        self._refused = refused
         self._lock = threading.Lock()
         # Under the lock:
         self._usable: list[Repository] = []
@@ -30,7 +33,8 @@ class Sources:
     def add(self, repository: Repository) -> None:
         """A caller proved that its credentials may pull from this repository; newer credentials are tried first."""
         with self._lock:
-            self._usable.insert(0, repository)
+            others = [other for other in self._usable if other.credentials != repository.credentials]
+            self._usable = [repository, *others]
 
     def repositories(self) -> list[Repository]:
         """Those that have not failed, best first."""
@@ -66,3 +70,4 @@ class Sources:
                     self._errors[repository] = error
                     if repository in self._usable:
                         self._usable.remove(repository)
+                self._refused()

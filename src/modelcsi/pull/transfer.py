@@ -1,17 +1,19 @@
 """The blob engine: receives one blob over one to eight connections, stores it, and hashes it in order at the same time.
 
-One receiver thread a connection (recv, pwrite), one hash thread a blob, and for tars an unpacker beside it. A blob starts
-on one connection; it grows only while a connection is slow, the readers idle, and growing helped. Every figure behind this
-is in the reference measurements (performance.md, B to D); the hash is the limit, 1.79 GB/s a blob.
+One receiver thread a connection; one thread that hashes, one that stores, and for tars an unpacker, which get all bytes in
+order from the window. A blob starts on one connection; it grows only while a connection is slow, the readers idle, and
+growing helped. The hash is the limit of a blob (the reference measurements, performance.md B to D; docs/adr/0005).
 """
 
 from __future__ import annotations
 
+import functools
 import logging
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass
 from typing import Protocol
 
 from modelcsi.errors import CorruptContent, RegistryUnavailable, UnsupportedArtifact
@@ -22,14 +24,20 @@ from modelcsi.pull.window import PIECE_BYTES, MemoryBudget, Window
 
 logger = logging.getLogger(__name__)
 
-_STEP_AFTER_CUT_BYTES = 256 << 10
-"""Read in smaller steps once a connection broke: what a broken read had collected is lost."""
 _MAX_PAUSE_SECONDS = 30.0
 _MAX_CONNECTIONS = 8
-_GROW_ABOVE_BYTES = 128 << 20
-"""A remainder below this is not worth more connections (and their idle round trips)."""
 _SLOW_BYTES_PER_SECOND = 300e6
 _GROWTH_GAIN = 1.2
+_LOOK_SECONDS = 0.1
+
+
+@dataclass(frozen=True, slots=True)
+class Growth:
+    """When more connections are considered."""
+
+    above_bytes: int = 128 << 20
+    """A remainder below this is not worth more connections (and their idle round trips)."""
+    look_seconds: float = 1.0
 
 
 class Stream(Protocol):
@@ -40,7 +48,10 @@ class Stream(Protocol):
         """Whether the server can serve parts."""
 
     def read(self, size: int) -> bytes:
-        """Up to `size` bytes; empty at the end of the range that was asked for."""
+        """Up to `size` bytes; empty at the end of the range that was asked for. Raises RegistryUnavailable."""
+
+    def close(self) -> None:
+        """End it; a read that waits in another thread raises. Repeatable."""
 
 
 class Origin(Protocol):
@@ -53,6 +64,10 @@ class Origin(Protocol):
 class Target(Protocol):
     """Where bytes are stored as they arrive."""
 
+    @property
+    def stores(self) -> bool:
+        """Whether `write` does anything: else nobody needs to call it."""
+
     def runs(self) -> Iterator[tuple[int, int, bool]]:
         """What is stored from an earlier attempt and what is missing: (start, end, is stored), in order."""
 
@@ -60,17 +75,40 @@ class Target(Protocol):
         """The stored bytes of such a run."""
 
     def write(self, offset: int, data: bytes) -> None:
-        """Store what arrived."""
+        """Store what arrived; in order of the offsets, by one thread."""
+
+    def flush(self) -> None:
+        """Nothing follows: store what was held back."""
 
 
 class Stopped(Exception):
     """Nobody wants the transfer any more."""
 
 
+_Reader = Callable[[Iterator[bytes]], None]
+"""Gets every byte of a blob in order."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Blob:
+    """One blob on its way."""
+
+    descriptor: Descriptor
+    target: Target
+    window: Window
+    plan: Plan
+
+
 class Transfer:
     """One attempt to bring one blob here; connections are resumed without end while somebody wants it."""
 
+    growth = Growth()
+
     def __init__(self, origin: Origin, progress: Progress, budget: MemoryBudget, stop: threading.Event) -> None:
+        self._lock = threading.Lock()
+        # Under the lock: open streams, and bytes that the progress was told of.
+        self._streams: list[Stream] = []
+        self._told_bytes = 0
         self._origin = origin
         self._progress = progress
         self._budget = budget
@@ -78,9 +116,7 @@ class Transfer:
         self._may_grow = True
         self._refusal: UnsupportedArtifact | None = None
 
-    def run(
-        self, descriptor: Descriptor, target: Target, consume: Callable[[Iterator[bytes]], None] | None = None
-    ) -> None:
+    def run(self, descriptor: Descriptor, target: Target, consume: _Reader | None = None) -> None:
         """Receive what is missing, and check digest and size of the whole.
 
         `consume` gets every byte in order, in a thread of its own, while the blob arrives. Returns when all threads have
@@ -88,33 +124,51 @@ class Transfer:
         registry raised. An UnsupportedArtifact of `consume` counts only once the digest matched: until then the bytes may
         not be the artifact's.
         """
-        window = Window(descriptor.size, 1 if consume is None else 2, self._budget)
-        plan = Plan(target.runs())
         found: list[str] = []
-        threads = [_start("hash", window, lambda: found.append(_hash(descriptor, _pieces(window, 0))))]
+        readers: list[tuple[str, _Reader]] = [("hash", lambda pieces: found.append(_hash(descriptor, pieces)))]
+        runs = list(target.runs())
+        if target.stores:
+            readers.append(("store", lambda pieces: _store(target, runs, pieces)))
         if consume is not None:
-            threads.append(_start("unpack", window, lambda: self._consume(consume, _pieces(window, 1))))
+            readers.append(("unpack", lambda pieces: self._consume(consume, pieces)))
+        blob = _Blob(descriptor, target, Window(descriptor.size, len(readers), self._budget), Plan(runs))
         self._budget.join()
         try:
-            receivers = [self._start_receiver(descriptor, target, window, plan)]
-            self._watch(
-                threads, receivers, window, lambda: self._start_receiver(descriptor, target, window, plan), plan
-            )
-            for thread in [*threads, *receivers]:
-                thread.join()
+            self._move(blob, readers)
         finally:
             self._budget.leave()
-        if window.error is not None:
-            raise window.error
+        try:
+            self._judge(blob, found)
+        except CorruptContent:
+            self._progress.take_back(self._told_bytes)
+            raise
+        if self._refusal is not None:
+            raise self._refusal
+
+    def _judge(self, blob: _Blob, found: list[str]) -> None:
+        descriptor = blob.descriptor
+        if blob.window.error is not None:
+            raise blob.window.error
         if found != [descriptor.digest.hex]:
             raise CorruptContent(
                 f"{descriptor.digest} has other bytes: their digest is {descriptor.digest.algorithm}:{found[0]}",
                 hint="the registry, or something on the way to it, delivers damaged content",
             )
-        if self._refusal is not None:
-            raise self._refusal
 
-    def _consume(self, consume: Callable[[Iterator[bytes]], None], pieces: Iterator[bytes]) -> None:
+    def _move(self, blob: _Blob, readers: list[tuple[str, _Reader]]) -> None:
+        """Run all threads to their end."""
+        threads = [
+            _start(name, blob.window, functools.partial(read, _pieces(blob.window, number)))
+            for number, (name, read) in enumerate(readers)
+        ]
+        receivers = [self._start_receiver(blob)]
+        self._watch(blob, threads, receivers)
+        if blob.window.error is not None:
+            self._close_streams()
+        for thread in [*threads, *receivers]:
+            thread.join()
+
+    def _consume(self, consume: _Reader, pieces: Iterator[bytes]) -> None:
         try:
             consume(pieces)
         except UnsupportedArtifact as error:
@@ -122,31 +176,26 @@ class Transfer:
         for _ in pieces:  # the hash needs what follows the point where the consumer stopped
             pass
 
-    def _watch(
-        self,
-        readers: list[threading.Thread],
-        receivers: list[threading.Thread],
-        window: Window,
-        start: Callable[[], threading.Thread],
-        plan: Plan,
-    ) -> None:
+    def _watch(self, blob: _Blob, readers: list[threading.Thread], receivers: list[threading.Thread]) -> None:
         """Wait for the readers; stop when asked; each second consider more connections."""
-        before, rate_before = plan.missing_bytes(), 0.0
+        before, rate_before = blob.plan.missing_bytes(), 0.0
         looked = time.monotonic()
-        while readers[0].is_alive():
-            readers[0].join(0.1)
+        while (reader := next((reader for reader in readers if reader.is_alive()), None)) is not None:
+            reader.join(_LOOK_SECONDS)
             if self._stop.is_set():
-                window.fail(Stopped())
+                blob.window.fail(Stopped())
             now = time.monotonic()
-            if now - looked < 1.0:
+            if now - looked < self.growth.look_seconds:
                 continue
-            missing = plan.missing_bytes()
+            missing = blob.plan.missing_bytes()
             rate, before, looked = (before - missing) / (now - looked), missing, now
-            if missing < _GROW_ABOVE_BYTES or not self._is_growth_useful(rate, rate_before, len(receivers), window):
+            is_big = missing >= self.growth.above_bytes
+            if not is_big or not self._is_growth_useful(rate, rate_before, len(receivers), blob.window):
                 continue
             rate_before = rate
-            plan.spread()
-            receivers.extend(start() for _ in range(min(len(receivers), _MAX_CONNECTIONS - len(receivers))))
+            blob.plan.spread()
+            more = min(len(receivers), _MAX_CONNECTIONS - len(receivers))
+            receivers.extend(self._start_receiver(blob) for _ in range(more))
             logger.debug("%.0f MB/s: %d connections from now on", rate / 1e6, len(receivers))
 
     def _is_growth_useful(self, rate: float, rate_before: float, connections: int, window: Window) -> bool:
@@ -158,48 +207,70 @@ class Transfer:
             and not window.is_full()
         )
 
-    def _start_receiver(self, descriptor: Descriptor, target: Target, window: Window, plan: Plan) -> threading.Thread:
-        return _start("receive", window, lambda: self._receive(descriptor, target, window, plan))
+    def _start_receiver(self, blob: _Blob) -> threading.Thread:
+        return _start("receive", blob.window, lambda: self._receive(blob))
 
-    def _receive(self, descriptor: Descriptor, target: Target, window: Window, plan: Plan) -> None:
-        while (claim := plan.next_claim()) is not None:
+    def _receive(self, blob: _Blob) -> None:
+        while (claim := blob.plan.next_claim()) is not None:
             if claim.is_stored:
-                for piece in target.read(claim.position, claim.end):
-                    window.put(claim.position, piece)
+                for piece in blob.target.read(claim.position, claim.end):
+                    blob.window.put(claim.position, piece)
                     claim.position += len(piece)
-                    self._progress.add(len(piece), is_downloaded=False)
+                    self._tell(len(piece), is_downloaded=False)
+                if not claim.is_done():  # else the readers would wait for bytes that nobody brings
+                    raise CorruptContent(f"the stored part of {blob.descriptor.digest} is shorter than it was")
             else:
-                self._fetch(descriptor, target, window, claim)
+                self._fetch(blob, claim)
 
-    def _fetch(self, descriptor: Descriptor, target: Target, window: Window, claim: Claim) -> None:
-        failures, step = 0, PIECE_BYTES
+    def _fetch(self, blob: _Blob, claim: Claim) -> None:
+        failures = 0
         while not claim.is_done():
             position = claim.position
             try:
-                self._fetch_once(descriptor, target, window, claim, step)
+                self._fetch_once(blob, claim)
             except RegistryUnavailable as error:
                 failures = 1 if claim.position > position else failures + 1
-                step = _STEP_AFTER_CUT_BYTES
                 self._progress.failed(error)
-                logger.debug("%s at byte %d: %s", descriptor.digest, claim.position, error)
-                self._pause(error, failures, window)
+                logger.debug("%s at byte %d: %s", blob.descriptor.digest, claim.position, error)
+                self._pause(error, failures, blob.window)
 
-    def _fetch_once(self, descriptor: Descriptor, target: Target, window: Window, claim: Claim, step: int) -> None:
-        end = None if claim.end == descriptor.size else claim.end
-        with self._origin.open_blob(descriptor, claim.position, end) as stream:
+    def _fetch_once(self, blob: _Blob, claim: Claim) -> None:
+        end = None if claim.end == blob.descriptor.size else claim.end
+        with self._origin.open_blob(blob.descriptor, claim.position, end) as stream, self._closable(stream):
             self._may_grow = self._may_grow and stream.honours_ranges
-            while size := claim.advance(step):
+            while size := claim.advance(PIECE_BYTES):
                 piece = stream.read(size)
                 if not piece:
-                    raise RegistryUnavailable(f"the registry ended {descriptor.digest} at byte {claim.position}")
-                target.write(claim.position, piece)
-                window.put(claim.position, piece)
+                    raise RegistryUnavailable(f"the registry ended {blob.descriptor.digest} at byte {claim.position}")
+                blob.window.put(claim.position, piece)
                 claim.position += len(piece)
-                self._progress.add(len(piece))
+                self._tell(len(piece))
+
+    def _tell(self, size: int, *, is_downloaded: bool = True) -> None:
+        self._progress.add(size, is_downloaded=is_downloaded)
+        with self._lock:
+            self._told_bytes += size
+
+    @contextmanager
+    def _closable(self, stream: Stream) -> Iterator[None]:
+        with self._lock:
+            self._streams.append(stream)
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._streams.remove(stream)
+
+    def _close_streams(self) -> None:
+        """Wake the receivers that wait for a registry which says nothing more; else they would keep the claim on the blob."""
+        with self._lock:
+            streams = list(self._streams)
+        for stream in streams:
+            stream.close()
 
     def _pause(self, error: RegistryUnavailable, failures: int, window: Window) -> None:
         """Wait before the next attempt: at once after progress, then doubling, or as long as the registry asked for."""
-        pause = min(0.05 * 4 ** (failures - 1), _MAX_PAUSE_SECONDS)
+        pause = min(0.05 * 4 ** min(failures - 1, 8), _MAX_PAUSE_SECONDS)  # bounded twice: floats end at 4 ** 512
         if error.retry_after_seconds is not None:
             pause = max(pause, error.retry_after_seconds)
         ends = time.monotonic() + pause
@@ -223,8 +294,22 @@ def _start(name: str, window: Window, work: Callable[[], object]) -> threading.T
 
 
 def _pieces(window: Window, reader: int) -> Iterator[bytes]:
-    while piece := window.read(reader):
-        yield piece
+    """Not a generator: a consumer that stops early would close it, and what follows must still be taken."""
+    return iter(functools.partial(window.read, reader), b"")
+
+
+def _store(target: Target, runs: list[tuple[int, int, bool]], pieces: Iterator[bytes]) -> None:
+    """Write what is new. What was stored before comes by as well; no piece crosses the end of a run."""
+    stored = iter([(start, end) for start, end, is_stored in runs if is_stored])
+    start, end = next(stored, (0, 0))
+    offset = 0
+    for piece in pieces:
+        while offset >= end and (following := next(stored, None)):
+            start, end = following
+        if not start <= offset < end:
+            target.write(offset, piece)
+        offset += len(piece)
+    target.flush()
 
 
 def _hash(descriptor: Descriptor, pieces: Iterator[bytes]) -> str:

@@ -33,7 +33,7 @@ class Unpacker:
         self._ingest = ingest
         self._reservation = reservation
         self._where = f"layer {layer.digest}"
-        self._written = 0
+        self._unpacked = 0
         self._is_kept = False
         self._hash = hashlib.sha256()
 
@@ -48,25 +48,23 @@ class Unpacker:
             self._ingest.give_up_resuming()
         parser = TarParser(self._where)
         for data in decode(codec.compression, pieces, self._where):
+            self._refuse_bomb(len(data), codec)
             for event in parser.feed(memoryview(data)):
-                self._handle(event, codec)
+                self._handle(event)
         parser.finish()
 
-    def _handle(self, event: TarEvent, codec: Codec) -> None:
-        if isinstance(event, Data):
-            if not self._is_kept:
-                self._ingest.write_stray(event.view)
-                return
-            self._account(len(event.view), codec)
-            with space_errors(f"{self.members[-1].path!r} of {self._where}"):
-                self._ingest.write_member(event.view)
-            self._hash.update(event.view)
-        elif isinstance(event, Start):
+    def _handle(self, event: TarEvent) -> None:
+        if isinstance(event, Start):
             self._begin(event.member)
         elif isinstance(event, End):
             self._end()
+        elif isinstance(event, Data) and self._is_kept:
+            with space_errors(f"{self.members[-1].path!r} of {self._where}"):
+                self._reservation.spend(self._ingest.write_member(event.view), self._where)
+            self._hash.update(event.view)
         else:
-            self._ingest.write_stray(event.view)
+            with space_errors(self._where):
+                self._ingest.write_stray(event.view)
 
     def _begin(self, member: Member) -> None:
         self.members.append(member)
@@ -84,13 +82,13 @@ class Unpacker:
             self.members[-1] = dataclasses.replace(member, sha256=self._hash.hexdigest())
             self._is_kept = False
 
-    def _account(self, size: int, codec: Codec) -> None:
-        self._written += size
-        self._reservation.spend(size, self._where)
-        is_bomb = self._written > max(_EXPANSION_FLOOR_BYTES, _EXPANSION_FACTOR * self._layer.size)
+    def _refuse_bomb(self, size: int, codec: Codec) -> None:
+        """Members that nobody wants count too: they cost no space, but hours."""
+        self._unpacked += size
+        is_bomb = self._unpacked > max(_EXPANSION_FLOOR_BYTES, _EXPANSION_FACTOR * self._layer.size)
         if codec.compression is not Compression.NONE and is_bomb:
             raise UnsupportedArtifact(
-                f"{self._where} unpacks to over {self._written} bytes from {self._layer.size}: refused as a decompression bomb"
+                f"{self._where} unpacks to over {self._unpacked} bytes from {self._layer.size}: refused as a decompression bomb"
             )
 
 

@@ -9,11 +9,11 @@ from __future__ import annotations
 import threading
 
 PIECE_BYTES = 1 << 20
-_LEAST_BYTES = 4 << 20
+_LEAST_BYTES = 2 * PIECE_BYTES
 
 
 class MemoryBudget:
-    """The bytes that all windows of the process may hold; each gets an equal share of it, at least 4 MiB."""
+    """The bytes that all windows of the process may hold; each gets an equal share of it, at least two pieces."""
 
     def __init__(self, total_bytes: int) -> None:
         self._total = total_bytes

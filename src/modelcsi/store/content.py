@@ -70,11 +70,8 @@ class ContentStore:
         self.layout = layout
         self._queue_lock = threading.Lock()
         self._queue: list[_Ticket] = []  # under _queue_lock
-        self._manifest_lock = (
-            threading.Lock()
-        )  # held while a manifest is written: pods that come together bring the same one
+        self._manifest_lock = threading.Lock()  # one writer: pods that come together bring the same manifest
         self._commit_lock = threading.Lock()  # held by the thread that commits for all that wait
-        self._manifest_lock = threading.Lock()  # one writer of manifests
         self._read_members = functools.lru_cache(maxsize=256)(self._load_members)
 
     def manifest(self, digest: Digest) -> bytes | None:
@@ -86,11 +83,10 @@ class ContentStore:
         return content if digest.matches(content) else None
 
     def keep_manifest(self, digest: Digest, content: bytes) -> None:
-        """Keep a manifest that matches its digest."""
-        path = self.layout.manifest(digest)
+        """Keep a manifest that matches its digest; mends a damaged one."""
         with self._manifest_lock:
-            if not path.exists():
-                replace_file(path, content)
+            if self.manifest(digest) is None:
+                replace_file(self.layout.manifest(digest), content)
 
     def has_blob(self, digest: Digest) -> bool:
         """Whether the raw layer is committed."""

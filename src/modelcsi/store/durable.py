@@ -112,7 +112,7 @@ def disk_bytes(*directories: Path) -> int:
         for parent, _, names in os.walk(directory):
             for name in names:
                 with contextlib.suppress(FileNotFoundError):
-                    size += os.lstat(os.path.join(parent, name)).st_blocks * 512  # noqa: PTH118 - thousands of times
+                    size += os.lstat(os.path.join(parent, name)).st_blocks * 512
     return size
 
 

@@ -16,11 +16,11 @@ import json
 import os
 import shutil
 import struct
-import threading
 from collections.abc import Iterator
 from pathlib import Path
 
 from modelcsi.oci.digest import Digest
+from modelcsi.store.blobfile import BlobFile
 from modelcsi.store.chunks import CHUNK_BYTES, ChunkMap
 from modelcsi.store.durable import disk_bytes, preallocate, space_errors, start_writeback, write_all
 from modelcsi.store.layout import StoreLayout
@@ -32,12 +32,10 @@ _OPEN = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
 
 
 class BlobIngest:
-    """A blob's bytes, written at any offset by several threads; each byte is written once per object."""
+    """A blob's bytes, written at any offset by one thread at a time; each byte is written once per object."""
 
     def __init__(self, layout: StoreLayout, digest: Digest, size: int) -> None:
-        self._lock = threading.Lock()
-        # Under the lock: bytes of chunks that are not complete yet, and bytes since the last write-back began.
-        self._partial: dict[int, int] = {}
+        self._partial: dict[int, int] = {}  # bytes that are there of chunks that are not complete
         self.digest = digest
         self.size = size
         self.directory = layout.ingest(digest)
@@ -45,6 +43,7 @@ class BlobIngest:
             self.directory.mkdir(mode=0o700, exist_ok=True)
             self.chunks = ChunkMap(self.directory / "chunks", size)
             self.fd = _open_again(self.path)
+            self._file = BlobFile(self.path, self.fd)
             try:
                 if os.fstat(self.fd).st_size > size:  # of a manifest that named this digest with another size
                     os.ftruncate(self.fd, size)
@@ -78,33 +77,36 @@ class BlobIngest:
             start += len(piece)
 
     def write(self, offset: int, data: bytes) -> None:
-        """Store bytes that arrived; marks the chunks that are complete with them. Raises StoreFull."""
+        """Store bytes that arrived, now or at the latest with `flush`; marks the chunks that are complete. Raises StoreFull."""
         with space_errors(str(self.digest)):
-            write_all(self.fd, data, offset)
-        end = offset + len(data)
-        while offset < end:
-            chunk = offset // CHUNK_BYTES
-            step = min(end, (chunk + 1) * CHUNK_BYTES) - offset
-            self._count(chunk, step)
-            offset += step
+            self._mark(self._file.write(offset, data))
+
+    def flush(self) -> None:
+        """Store what is held back. Raises StoreFull."""
+        with space_errors(str(self.digest)):
+            self._mark(self._file.flush())
+
+    def _mark(self, ranges: list[tuple[int, int]]) -> None:
+        for start, end in ranges:
+            offset = start
+            while offset < end:
+                chunk = offset // CHUNK_BYTES
+                step = min(end, (chunk + 1) * CHUNK_BYTES) - offset
+                self._count(chunk, step)
+                offset += step
 
     def _count(self, chunk: int, arrived: int) -> None:
-        start = chunk * CHUNK_BYTES
-        length = min(CHUNK_BYTES, self.size - start)
-        with self._lock:
-            filled = self._partial.pop(chunk, 0) + arrived
-            if filled < length:
-                self._partial[chunk] = filled
-                return
-        self.chunks.mark(chunk)
-        end = start + length
-        if end % _WRITEBACK_BYTES == 0:
-            start_writeback(self.fd, end - _WRITEBACK_BYTES, _WRITEBACK_BYTES)
+        length = min(CHUNK_BYTES, self.size - chunk * CHUNK_BYTES)
+        filled = self._partial.pop(chunk, 0) + arrived
+        if filled < length:
+            self._partial[chunk] = filled
+        else:
+            self.chunks.mark(chunk)
 
     def close(self) -> None:
         """Keep what is there for a later attempt."""
         if self.fd >= 0:
-            os.close(self.fd)
+            self._file.close()
             self.fd = -1
             self.chunks.close()
 

@@ -94,14 +94,14 @@ class Volumes:
                 manifest=known.manifest if known else "",
                 pod=str(spec.pod or ""),
             )
-            self._seen[record.owner] = time.monotonic()
+            self._see(record.owner)
             self._store.records.put_publication(record)
             try:
                 self._publish(spec, record, patience)
             except FinalError:
                 self._forget(record)
                 raise
-            self._seen.pop(record.owner, None)
+            self._see(record.owner, is_done=True)
 
     def unpublish(self, volume_id: VolumeId, target: str) -> None:
         """Returning normally means that nothing is mounted at the target, its directory is gone, and its lease ended.
@@ -135,7 +135,7 @@ class Volumes:
     def restore(self) -> None:
         """Bring rows and mounts together after a start, however the last process ended; before the first publish."""
         for owner in restore(self._store, self._shows):
-            self._seen[owner] = time.monotonic()
+            self._see(owner)
 
     def shut_down(self) -> None:
         """Send every waiting publish away: its caller comes back to the next process."""
@@ -146,14 +146,26 @@ class Volumes:
     def expire(self) -> None:
         """Give up publications whose caller has not come back; called now and then."""
         for record in self._store.records.publications():
-            if record.state != PENDING:
-                continue
-            with self._changed:
-                seen = self._seen.setdefault(record.owner, time.monotonic())
-                if record.target in self._busy or time.monotonic() - seen < _PENDING_EXPIRES_SECONDS:
-                    continue
-            logger.info("nobody came back for %s at %s: given up", record.reference, record.target)
-            self._forget(record)
+            if record.state == PENDING and self._is_expired(record):
+                try:
+                    with self._working_on(record.target, Patience(Deadline.never())):
+                        if self._is_expired(record):
+                            logger.info("nobody came back for %s at %s: given up", record.reference, record.target)
+                            self._forget(record)
+                except OperationPending:
+                    continue  # its caller has just come back
+
+    def _is_expired(self, record: PublicationRecord) -> bool:
+        with self._changed:
+            return time.monotonic() - self._seen.setdefault(record.owner, time.monotonic()) >= _PENDING_EXPIRES_SECONDS
+
+    def _see(self, owner: str, *, is_done: bool = False) -> None:
+        """The owner of a PENDING publication is here, or it is PENDING no more."""
+        with self._changed:
+            if is_done:
+                self._seen.pop(owner, None)
+            else:
+                self._seen[owner] = time.monotonic()
 
     def _publish(self, spec: VolumeSpec, record: PublicationRecord, patience: Patience) -> None:
         pinned = Digest.parse(record.manifest) if record.manifest else None
@@ -205,7 +217,7 @@ class Volumes:
     def _forget(self, record: PublicationRecord) -> None:
         self._store.records.remove_publication(record.volume_id, record.target)
         self._puller.leave(record.owner)
-        self._seen.pop(record.owner, None)
+        self._see(record.owner, is_done=True)
 
     @contextmanager
     def _working_on(self, target: str, patience: Patience, *, sends_others_away: bool = False) -> Iterator[None]:

@@ -41,6 +41,7 @@ def ready_blob(layout: StoreLayout, content: bytes, *, mode: int = 0o444, mtime_
     """Content that is written and only has to be committed."""
     ingest = BlobIngest(layout, Digest.of(content), len(content))
     ingest.write(0, content)
+    ingest.flush()
     return ReadyBlob(ingest, mode, mtime_ns)
 
 

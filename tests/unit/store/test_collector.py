@@ -28,10 +28,12 @@ def keep(store: Store, name: str, layers: Sequence[Digest], owner: str = "") -> 
 
 
 def blob(store: Store, name: str) -> Digest:
+    """A committed layer of SIZE bytes."""
     return commit_blob(store, name.encode().ljust(SIZE, b"."))
 
 
 def names(artifacts: Sequence[ArtifactRecord]) -> list[str]:
+    """What people call them."""
     return [artifact.reference for artifact in artifacts]
 
 

@@ -45,6 +45,7 @@ def paths_of(content: ContentStore, digest: Digest) -> list[str] | None:
 
 
 def stored_files(content: ContentStore, digest: Digest) -> dict[str, bytes]:
+    """The files of a layer by their number."""
     return {path.name: path.read_bytes() for path in content.layout.layer(digest).iterdir()}
 
 

@@ -6,7 +6,7 @@ import hashlib
 import os
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import closing
+from contextlib import closing, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -69,6 +69,7 @@ def event_time(number: int) -> int:
 
 
 def opened(layout: StoreLayout, tar: bytes, plan: str = "plan", *, is_resumable: bool = True) -> LayerIngest:
+    """The ingest of a tar, begun or found."""
     return LayerIngest(layout, Digest.of(tar), plan, is_resumable=is_resumable)
 
 
@@ -94,10 +95,12 @@ def resume(ingest: LayerIngest, tar: bytes, wants: Callable[[str], bool], kill: 
 
 
 def stored(ingest: LayerIngest) -> dict[str, bytes]:
+    """The member files by their number."""
     return {entry.name: Path(entry.path).read_bytes() for entry in os.scandir(ingest.members)}
 
 
 def expected(files: Mapping[str, bytes], wants: Callable[[str], bool]) -> dict[str, bytes]:
+    """The member files that must be there in the end."""
     return {str(number): content for number, (path, content) in enumerate(files.items()) if wants(path)}
 
 
@@ -123,10 +126,8 @@ def test_kills_at_any_point(files: dict[str, bytes], unwanted: frozenset[str], k
         before = 0
         for steps in kills:
             ingest = opened(layout, tar)
-            try:
+            with suppress(Killed):
                 resume(ingest, tar, wants, Kill(steps))
-            except Killed:
-                pass
             with closing(opened(layout, tar)) as found:
                 again = b"".join(found.read_again())
 
@@ -152,10 +153,8 @@ def test_power_cuts(files: dict[str, bytes], unwanted: frozenset[str], steps: in
     with tempfile.TemporaryDirectory() as directory:
         layout = make_layout(Path(directory))
         ingest = opened(layout, tar)
-        try:
+        with suppress(Killed):
             resume(ingest, tar, wants, Kill(steps))
-        except Killed:
-            pass
         ingest.close()
         for path in sorted(ingest.directory.rglob("*")):
             if path.is_file() and path.name != "plan.json" and data.draw(st.booleans()):
@@ -282,5 +281,3 @@ def test_an_unreadable_plan_begins_anew(layout: StoreLayout, content: str) -> No
         (first.directory / "plan.json").write_text(content)
     with closing(opened(layout, tar)) as second:
         assert 0 == second.stored_bytes()
-
-

@@ -24,10 +24,14 @@ def records(tmp_path: Path) -> Iterator[Records]:
 
 
 def artifact(manifest: Digest, reference: str = "registry.test/model:v1") -> ArtifactRecord:
+    """An artifact of 10 bytes."""
     return ArtifactRecord(manifest, reference, "modelpack", 10, 0, 0)
 
 
-def publication(volume_id: str = "v1", target: str = "/t", state: str = PENDING, manifest: str = "") -> PublicationRecord:
+def publication(
+    volume_id: str = "v1", target: str = "/t", state: str = PENDING, manifest: str = ""
+) -> PublicationRecord:
+    """A publication; with a manifest it has a view too."""
     return PublicationRecord(volume_id, target, "arguments", "model:v1", state, manifest, "view" if manifest else "")
 
 

@@ -79,6 +79,7 @@ def test_an_unreadable_database_is_begun_anew(tmp_path: Path, damage: str, caplo
 
 
 def damage_database(path: Path, damage: str) -> None:
+    """What a bad disk does to it."""
     content = path.read_bytes()
     assert len(content) > 5 * 4096
     damaged = {

@@ -1,0 +1,190 @@
+"""A small registry to push to, over real sockets: keeps what it was given, and has faults that a test switches on.
+
+`fakes/registry.py` is the one to pull from; this one knows uploads, and tokens whose scope matters.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+import sys
+import threading
+from collections import Counter
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from types import TracebackType
+from typing import Any, Self
+from urllib.parse import parse_qs, urlsplit
+
+from modelcsi.oci.digest import Digest
+
+_REPOSITORY = "/v2/m/x/"
+
+
+@dataclass
+class PushFaults:
+    """What goes wrong, each so many times."""
+
+    unavailable: int = 0
+    """PUTs of blobs that are answered with 503, after their body was read."""
+    cut: int = 0
+    """PUTs of blobs whose connection is closed in the middle of the body."""
+    status: int = 0
+    """Every PUT of a blob is answered with this status."""
+    location: str = ""
+    """Where every upload is said to go, instead of here."""
+
+
+@dataclass
+class PushRegistry:
+    """The registry of the one repository `m/x`; a context manager that serves between enter and exit."""
+
+    password: str = ""
+    """Of the user alice; with it, tokens are needed, and given for what is asked of them only."""
+    blobs: dict[str, bytes] = field(default_factory=dict)
+    manifests: dict[str, bytes] = field(default_factory=dict)
+    faults: PushFaults = field(default_factory=PushFaults)
+    requests: Counter[str] = field(default_factory=Counter)
+    """By method and kind: `PUT blob`."""
+    scopes: list[str] = field(default_factory=list)
+    """Asked of the token service."""
+
+    def __post_init__(self) -> None:
+        registry = self
+
+        class Handler(_Handler):
+            state = registry
+
+        self.lock = threading.Lock()
+        self._server = _Server(("127.0.0.1", 0), Handler)
+        self._thread = threading.Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.01})
+
+    @property
+    def host(self) -> str:
+        """Host and port."""
+        return f"127.0.0.1:{self._server.server_address[1]}"
+
+    @property
+    def reference(self) -> str:
+        """Where tests push to."""
+        return f"{self.host}/m/x:v1"
+
+    def take_fault(self, name: str) -> bool:
+        """Whether the fault happens now."""
+        with self.lock:
+            left: int = getattr(self.faults, name)
+            setattr(self.faults, name, max(0, left - 1))
+            return left > 0
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._server.shutdown()
+        self._thread.join()
+        self._server.server_close()
+
+
+class _Server(ThreadingHTTPServer):
+    daemon_threads = True
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        if not isinstance(sys.exception(), ConnectionError):  # a client that goes is no news
+            super().handle_error(request, client_address)
+
+
+class _Handler(BaseHTTPRequestHandler):
+    state: PushRegistry
+    protocol_version = "HTTP/1.1"
+
+    def log_message(self, format: str, *args: Any) -> None:
+        pass
+
+    def do_HEAD(self) -> None:
+        self._count("blob")
+        if self._is_admitted("pull"):
+            digest = self.path.rpartition("/")[2]
+            self._answer(200 if digest in self.state.blobs else 404)
+
+    def do_GET(self) -> None:
+        if self.path.startswith("/token"):
+            self._give_token()
+        else:
+            self._answer(200)
+
+    def do_POST(self) -> None:
+        self._count("blob")
+        self._body()
+        if self._is_admitted("pull,push"):
+            self._answer(202, {"Location": self.state.faults.location or f"{_REPOSITORY}blobs/uploads/1?_state=a%2Fb"})
+
+    def do_PUT(self) -> None:
+        kind = "manifest" if "/manifests/" in self.path else "blob"
+        self._count(kind)
+        if kind == "blob" and self.state.take_fault("cut"):
+            self.rfile.read(int(self.headers["Content-Length"]) // 2)
+            self.close_connection = True
+            return
+        body = self._body()
+        if len(body) < int(self.headers["Content-Length"]):
+            self.close_connection = True  # the client has given up
+            return
+        if not self._is_admitted("pull,push"):
+            return
+        if kind == "manifest":
+            self.state.manifests[self.path.rpartition("/")[2]] = body
+            self._answer(201, {"Docker-Content-Digest": str(Digest.of(body))})
+        elif self.state.faults.status or self.state.take_fault("unavailable"):
+            self._answer(self.state.faults.status or 503, body=b'{"errors":[{"code":"SOME","message":"reason"}]}')
+        else:
+            self._store(body)
+
+    def _store(self, body: bytes) -> None:
+        query = parse_qs(urlsplit(self.path).query)
+        assert query["_state"] == ["a/b"], "the location is kept as it was told"
+        digest = query["digest"][0]
+        if str(Digest.of(body)) != digest:
+            self._answer(400, body=b'{"errors":[{"code":"DIGEST_INVALID"}]}')
+        else:
+            self.state.blobs[digest] = body
+            self._answer(201)
+
+    def _is_admitted(self, scope: str) -> bool:
+        wanted = f"repository:m/x:{scope}"
+        if not self.state.password or self.headers.get("Authorization") in {
+            f"Bearer {wanted}",
+            "Bearer repository:m/x:pull,push",
+        }:
+            return True
+        challenge = f'Bearer realm="http://{self.state.host}/token",service="tests",scope="{wanted}"'
+        self._answer(401, {"WWW-Authenticate": challenge})
+        return False
+
+    def _give_token(self) -> None:
+        basic = base64.b64encode(f"alice:{self.state.password}".encode()).decode()
+        if self.headers.get("Authorization") != f"Basic {basic}":
+            self._answer(401)
+            return
+        scope = parse_qs(urlsplit(self.path).query)["scope"][0]
+        with self.state.lock:
+            self.state.scopes.append(scope)
+        self._answer(200, body=json.dumps({"token": scope, "expires_in": 300}).encode())
+
+    def _count(self, kind: str) -> None:
+        with self.state.lock:
+            self.state.requests[f"{self.command} {kind}"] += 1
+
+    def _body(self) -> bytes:
+        assert "Transfer-Encoding" not in self.headers, "some registries refuse chunked bodies"
+        return self.rfile.read(int(self.headers["Content-Length"]))
+
+    def _answer(self, status: int, headers: dict[str, str] | None = None, body: bytes = b"") -> None:
+        self.send_response(status)
+        for name, value in ({"Content-Length": str(len(body))} | (headers or {})).items():
+            self.send_header(name, value)
+        self.end_headers()
+        if self.command != "HEAD":
+            self.wfile.write(body)

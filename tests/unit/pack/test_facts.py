@@ -1,0 +1,108 @@
+from __future__ import annotations
+
+import json
+import struct
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from modelcsi.pack.facts import ModelFacts, format_count, read_facts
+from modelcsi.pack.walk import walk
+from tests.unit.pack.conftest import safetensors, write
+
+
+def facts(directory: Path) -> ModelFacts:
+    """What the files of a directory tell."""
+    return read_facts(walk(directory).files)
+
+
+def write_config(directory: Path, **fields: Any) -> None:
+    """A config.json."""
+    write(directory, "config.json", json.dumps(fields).encode())
+
+
+def test_transformer_tells_everything(tmp_path: Path) -> None:
+    """A usual model's config.json and headers give every field."""
+    write_config(tmp_path, model_type="qwen3", architectures=["Qwen3ForCausalLM"], torch_dtype="float32")
+    write(tmp_path, "model-00001-of-00002.safetensors", safetensors([1000, 700], name="a"))
+    write(tmp_path, "model-00002-of-00002.safetensors", safetensors([1000, 500], name="b"))
+
+    assert ModelFacts("qwen3", "transformer", "safetensors", "bf16", "", "1.2m") == facts(tmp_path)
+
+
+def test_tensor_that_two_files_hold_counts_once(tmp_path: Path) -> None:
+    """Some repositories carry the same weights in two files."""
+    write(tmp_path, "model.safetensors", safetensors([5000]))
+    write(tmp_path, "model.fp16.safetensors", safetensors([5000]))
+    write(tmp_path, "other/model.safetensors", safetensors([5000]))
+
+    assert "10k" == facts(tmp_path).parameter_size
+
+
+def test_quantized_tensors_are_not_counted(tmp_path: Path) -> None:
+    """Packed numbers are no parameters."""
+    write_config(tmp_path, quantization_config={"quant_method": "awq"})
+    write(tmp_path, "model.safetensors", safetensors([5000], "I32"))
+
+    assert ("awq", "") == (facts(tmp_path).quantization, facts(tmp_path).parameter_size)
+
+
+def test_convolutional_network_is_no_transformer(tmp_path: Path) -> None:
+    """The library is called transformers, not everything in it is one."""
+    write_config(tmp_path, model_type="resnet", transformers_version="4.50.0")
+
+    assert "cnn" == facts(tmp_path).architecture
+
+
+def test_without_headers_config_tells_the_precision(tmp_path: Path) -> None:
+    """Other formats have no header that is read."""
+    write_config(tmp_path, dtype="bfloat16")
+    write(tmp_path, "pytorch_model.bin")
+
+    assert ("bf16", "pytorch") == (facts(tmp_path).precision, facts(tmp_path).format)
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"",
+        b"short",
+        struct.pack("<Q", 1 << 62) + b"{}",
+        struct.pack("<Q", 4) + b"nope",
+        struct.pack("<Q", 2) + b"[]",
+        struct.pack("<Q", 9) + b'{"a": {}}',
+        struct.pack("<Q", 40) + b'{"a": {"dtype": "F32", "shape": [-1, 1]}}',
+        struct.pack("<Q", 4000) + b"[" * 4000,
+    ],
+)
+def test_malformed_header_tells_nothing(tmp_path: Path, content: bytes) -> None:
+    """Facts inform; a file that is not what it is called is packed all the same."""
+    write(tmp_path, "model.safetensors", content)
+
+    assert ModelFacts(format="safetensors") == facts(tmp_path)
+
+
+@pytest.mark.parametrize("content", [b"nope", b"[]", b"[" * 5000, b'{"model_type": 7, "quantization_config": []}'])
+def test_malformed_config_tells_nothing(tmp_path: Path, content: bytes) -> None:
+    """The same for config.json."""
+    write(tmp_path, "config.json", content)
+
+    assert ModelFacts() == facts(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("count", "expected"),
+    [
+        (0, ""),
+        (999, ""),
+        (1000, "1k"),
+        (22_713_216, "22.7m"),
+        (596_049_920, "596m"),
+        (6_700_000_000, "6.7b"),
+        (10**12, "1t"),
+    ],
+)
+def test_count_is_written_as_the_specification_does(count: int, expected: str) -> None:
+    """At most one decimal and a scale; as many digits as a person reads."""
+    assert expected == format_count(count)
