@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -19,6 +20,8 @@ _TAIL_LINES = 15
 
 class Program:
     """A running program; its two streams go to files, since nobody reads pipes while a wait goes on."""
+
+    end_signal = signal.SIGTERM
 
     def __init__(self, name: str, command: Sequence[str | Path], log: Path, environment: Mapping[str, str]) -> None:
         self.name = name
@@ -42,7 +45,7 @@ class Program:
     def end(self) -> None:
         """Ask it to end, insist after a while; returns when it has ended."""
         if self.status is None:
-            self._process.terminate()
+            self._process.send_signal(self.end_signal)
         try:
             self._process.wait(_END_SECONDS)
         except subprocess.TimeoutExpired:
@@ -81,6 +84,7 @@ class Programs:
     def run(self, name: str, *command: str | Path, watch: Callable[[Program], None] | None = None) -> str:
         """Run one to its end; what it wrote on standard output. `watch` is called often meanwhile."""
         program = self.start(name, *command)
+        program.end_signal = signal.SIGINT  # as a person would, so that a command can remove its temporary files
         while program.status is None:
             if watch is not None:
                 watch(program)

@@ -106,9 +106,7 @@ class Demonstration:
         self._screen.step("Pack", "")
         self._screen.command("modelcsi", "pack", os.path.relpath(source), reference, "--push")
         self._screen.passing("packing and pushing …")
-        began = time.monotonic()
-        self._programs.run("pack", _MODELCSI, "pack", source, reference, "--push")
-        self._screen.fact(f"a ModelPack artifact, in the registry after {_duration(time.monotonic() - began)}")
+        self._screen.output(self._programs.run("pack", _MODELCSI, "pack", source, reference, "--push"))
         return reference
 
     def _start_driver(self) -> Kubelet:

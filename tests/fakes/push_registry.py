@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import base64
 import json
+import ssl
 import sys
 import threading
 from collections import Counter
@@ -46,6 +47,8 @@ class PushRegistry:
     faults: PushFaults = field(default_factory=PushFaults)
     requests: Counter[str] = field(default_factory=Counter)
     """By method and kind: `PUT blob`."""
+    tls: ssl.SSLContext | None = None
+    """Of a server; None speaks plain HTTP."""
     scopes: list[str] = field(default_factory=list)
     """Asked of the token service."""
 
@@ -57,6 +60,8 @@ class PushRegistry:
 
         self.lock = threading.Lock()
         self._server = _Server(("127.0.0.1", 0), Handler)
+        if self.tls is not None:
+            self._server.socket = self.tls.wrap_socket(self._server.socket, server_side=True)
         self._thread = threading.Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.01})
 
     @property
@@ -159,7 +164,8 @@ class _Handler(BaseHTTPRequestHandler):
             "Bearer repository:m/x:pull,push",
         }:
             return True
-        challenge = f'Bearer realm="http://{self.state.host}/token",service="tests",scope="{wanted}"'
+        scheme = "https" if self.state.tls else "http"
+        challenge = f'Bearer realm="{scheme}://{self.state.host}/token",service="tests",scope="{wanted}"'
         self._answer(401, {"WWW-Authenticate": challenge})
         return False
 

@@ -79,6 +79,16 @@ class Selection:
             separators=(",", ":"),
         )
 
+    @classmethod
+    def from_key(cls, key: str) -> Selection:
+        """The selection of which `key` is the text. Raises ValueError on any other text."""
+        try:
+            fields = json.loads(key)
+            selection = cls(fields["exclude_weights"], tuple(fields["exclude_patterns"]))
+        except (TypeError, KeyError) as error:
+            raise ValueError(f"{key[:200]!r} is no selection") from error
+        return selection
+
     def __str__(self) -> str:
         """What a message says of it."""
         parts = ["excludeModelWeights"] if self.exclude_weights else []

@@ -46,8 +46,15 @@ class Pushed:
 class Pusher:
     """Pushes artifacts; one thread asks, a few upload."""
 
-    def __init__(self, transport: Transport, hosts: Hosts, keychain: Keychain) -> None:
-        """Raises InvalidRequest when oras is not installed."""
+    def __init__(
+        self,
+        transport: Transport,
+        hosts: Hosts,
+        keychain: Keychain,
+        *,
+        pauses_seconds: tuple[float, ...] = _PAUSES_SECONDS,
+    ) -> None:
+        """`pauses_seconds` are waited before a failed upload is made again. Raises InvalidRequest when oras is not installed."""
         try:
             from modelcsi.pack.client import RepositoryClient
         except ImportError as error:
@@ -59,6 +66,7 @@ class Pusher:
         self._transport = transport
         self._hosts = hosts
         self._keychain = keychain
+        self._pauses_seconds = pauses_seconds
 
     def push(self, artifact: PackedArtifact, reference: Reference, progress: Progress) -> Pushed:
         """Returning normally means that the registry has the artifact under the tag, else the digest, of `reference`.
@@ -72,7 +80,7 @@ class Pusher:
         for credentials in self._keychain.candidates(reference, {}):
             try:
                 client = self._make_client(self._transport, self._hosts, reference, credentials)
-                return _Push(client, artifact, reference, progress).run()
+                return _Push(client, artifact, reference, progress, self._pauses_seconds).run()
             except (Unauthenticated, Forbidden) as error:
                 first_refusal = first_refusal or error
             except RegistryUnavailable as error:
@@ -93,6 +101,7 @@ class _Push:
     artifact: PackedArtifact
     reference: Reference
     progress: Progress
+    pauses_seconds: tuple[float, ...]
     stopped: threading.Event = field(default_factory=threading.Event)
 
     def run(self) -> Pushed:
@@ -134,7 +143,7 @@ class _Push:
             raise ShuttingDown("the push is stopped")
 
     def _retried(self, operation: Callable[[], _Result]) -> _Result:
-        for pause_seconds in _PAUSES_SECONDS:
+        for pause_seconds in self.pauses_seconds:
             try:
                 return operation()
             except RegistryUnavailable as error:

@@ -13,6 +13,7 @@ from modelcsi.errors import Forbidden, ModelCsiError, NotFound, Unauthenticated
 from modelcsi.oci.descriptor import Descriptor
 from modelcsi.oci.digest import Digest
 from modelcsi.registry.client import BlobStream, Repository
+from modelcsi.registry.credentials import Credentials
 
 _REFUSALS = (Unauthenticated, Forbidden, NotFound)
 _ASK_SECONDS = 60.0
@@ -26,15 +27,16 @@ class Sources:
         """`refused` is called when a source has failed for good."""
         self._refused = refused
         self._lock = threading.Lock()
-        # Under the lock:
+        # Under the lock: one repository for each of the credentials, and why credentials cannot be used any more.
         self._usable: list[Repository] = []
-        self._errors: dict[Repository, ModelCsiError] = {}
+        self._errors: dict[Credentials, ModelCsiError] = {}
 
     def add(self, repository: Repository) -> None:
         """A caller proved that its credentials may pull from this repository; newer credentials are tried first."""
         with self._lock:
             others = [other for other in self._usable if other.credentials != repository.credentials]
             self._usable = [repository, *others]
+            self._errors.pop(repository.credentials, None)
 
     def repositories(self) -> list[Repository]:
         """Those that have not failed, best first."""
@@ -42,9 +44,9 @@ class Sources:
             return list(self._usable)
 
     def error_of(self, repository: Repository) -> ModelCsiError | None:
-        """Why this source cannot be used any more, or None."""
+        """Why the credentials of this source cannot be used any more, or None."""
         with self._lock:
-            return self._errors.get(repository)
+            return self._errors.get(repository.credentials)
 
     def has_blob(self, repository: Repository, digest: Digest) -> bool:
         """Whether the repository shows, for the credentials it was brought with, that it holds the blob."""
@@ -67,7 +69,7 @@ class Sources:
                 return repository.open_blob(descriptor, start, end)
             except _REFUSALS as error:
                 with self._lock:
-                    self._errors[repository] = error
-                    if repository in self._usable:
+                    if repository in self._usable:  # else another thread was refused too, or newer ones took its place
                         self._usable.remove(repository)
+                        self._errors[repository.credentials] = error
                 self._refused()

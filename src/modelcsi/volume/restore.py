@@ -11,16 +11,17 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 
-from modelcsi.artifact.artifact import recognise
+from modelcsi.artifact.artifact import Artifact, recognise
 from modelcsi.artifact.selection import Selection
 from modelcsi.artifact.tree import wanted_layers
-from modelcsi.errors import UnsupportedArtifact
+from modelcsi.errors import InvalidRequest, UnsupportedArtifact
 from modelcsi.mount.table import Mount, read_mount_table
 from modelcsi.oci.digest import Digest
 from modelcsi.oci.manifest import Manifest, parse_manifest
+from modelcsi.oci.reference import Reference
 from modelcsi.store.records import MOUNTED, PENDING, ArtifactRecord, PublicationRecord
 from modelcsi.store.store import Store
 
@@ -85,6 +86,23 @@ def _recover_artifacts(store: Store) -> None:
             logger.warning("the stored manifest %s is not understood: %s", digest, error)
             continue
         layers = wanted_layers(artifact, Selection())
-        record = ArtifactRecord(digest, str(digest), artifact.kind, sum(layer.size for layer in layers), 0, 0)
+        size = sum(layer.size for layer in layers)
+        views = [origin for view in store.views.of_manifest(digest) if (origin := store.views.record(view)) is not None]
+        reference = next((origin["reference"] for origin in views), str(digest))
+        record = ArtifactRecord(digest, reference, artifact.kind, size, 0, 0)
         store.records.put_artifact(record, [layer.digest for layer in layers], _RECOVERY)
+        for origin in views:
+            _recover_deliveries(store, artifact, origin)
     store.records.end_lease(_RECOVERY)
+
+
+def _recover_deliveries(store: Store, artifact: Artifact, origin: Mapping[str, str]) -> None:
+    """A view was built only after its repository had delivered, or shown, every layer in it."""
+    try:
+        reference = Reference.parse(origin["reference"])
+        selection = Selection.from_key(origin["selection"])
+    except (KeyError, ValueError, InvalidRequest):
+        logger.warning("the record of a view of %s is not understood: its layers will be asked for again", artifact.digest)
+        return
+    layers = [layer.digest for layer in wanted_layers(artifact, selection)]
+    store.records.put_delivery(layers, reference.host, reference.repository)

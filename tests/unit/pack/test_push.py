@@ -17,7 +17,6 @@ from modelcsi.errors import (
     UnsupportedArtifact,
 )
 from modelcsi.oci.reference import Reference
-from modelcsi.pack import push as push_module
 from modelcsi.pack.layout import PackedArtifact
 from modelcsi.pack.push import Pushed, Pusher
 from modelcsi.pull.progress import Progress
@@ -26,6 +25,7 @@ from modelcsi.registry.hosts import Hosts
 from modelcsi.registry.transport import HttpTransport
 from tests.fakes.push_registry import PushRegistry
 from tests.unit.pack.conftest import Packer, write
+from tests.unit.registry.conftest import Authority, make_authority
 
 PASSWORD = "s3cret-password"
 
@@ -51,19 +51,13 @@ def artifact(model: Path, packed: Packer) -> PackedArtifact:
     return packed(model)
 
 
-@pytest.fixture(autouse=True)
-def short_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Nobody waits for a fake to recover."""
-    monkeypatch.setattr(push_module, "_PAUSES_SECONDS", (0.0, 0.0))
-
-
 def push(
     transport: HttpTransport, registry: PushRegistry, artifact: PackedArtifact, docker_config: Path | None = None
 ) -> tuple[Pushed, Progress]:
     """What was sent, and how far the progress is."""
     keychain = Keychain(docker_config)
     progress = Progress(sum(blob.size for blob in artifact.blobs))
-    pusher = Pusher(transport, Hosts(keychain.scheme), keychain)
+    pusher = Pusher(transport, Hosts(keychain.scheme), keychain, pauses_seconds=(0.0, 0.0))
     return pusher.push(artifact, Reference.parse(registry.reference), progress), progress
 
 
@@ -210,19 +204,54 @@ def test_credentials_stay_with_the_registry(
         assert ([], {}) == (other.scopes, other.blobs)
 
 
+class Pieces(Progress):
+    """Remembers the pieces in which it is told."""
+
+    def __init__(self) -> None:
+        super().__init__(0)
+        self.sizes: list[int] = []
+
+    def add(self, size: int, *, is_downloaded: bool = True) -> None:
+        self.sizes.append(size)
+
+
 def test_blob_is_never_in_memory(
-    transport: HttpTransport, registry: PushRegistry, tmp_path: Path, packed: Packer, monkeypatch: pytest.MonkeyPatch
+    transport: HttpTransport, registry: PushRegistry, tmp_path: Path, packed: Packer
 ) -> None:
     """A blob goes out in pieces of 256 KiB, with its length said before."""
     write(tmp_path, "large/model.bin", bytes(3 << 20))
     artifact = packed(tmp_path / "large")
-    pieces: list[int] = []
-    progress = Progress(1)
-    monkeypatch.setattr(progress, "add", lambda size, **_: pieces.append(size))
-    keychain = Keychain(None)
-    Pusher(transport, Hosts(), keychain).push(artifact, Reference.parse(registry.reference), progress)
+    pieces = Pieces()
+    Pusher(transport, Hosts(), Keychain(None)).push(artifact, Reference.parse(registry.reference), pieces)
 
-    assert (3 << 20, 256 << 10) == (sum(size for size in pieces if size > 1000), max(pieces))
+    assert (3 << 20, 256 << 10) == (sum(size for size in pieces.sizes if size > 1000), max(pieces.sizes))
+
+
+@pytest.fixture(scope="module")
+def authority(tmp_path_factory: pytest.TempPathFactory) -> Authority:
+    """A CA of the tests' own."""
+    return make_authority(tmp_path_factory.mktemp("authority"))
+
+
+def test_private_ca_is_trusted_where_it_is_configured(
+    authority: Authority, artifact: PackedArtifact, tmp_path: Path
+) -> None:
+    """SSL_CERT_FILE is for the registry and its token service, as in a pull."""
+    transport = HttpTransport(ca_file=authority.ca)
+    with PushRegistry(password=PASSWORD, tls=authority.server_context()) as registry:
+        push(transport, registry, artifact, log_in(tmp_path, registry, PASSWORD))
+
+        assert is_complete(registry, artifact)
+    transport.close()
+
+
+def test_unknown_ca_is_refused(transport: HttpTransport, authority: Authority, artifact: PackedArtifact) -> None:
+    """Certificates are verified, on loopback too, and nothing is sent without."""
+    with PushRegistry(tls=authority.server_context()) as registry:
+        with pytest.raises(RegistryUnavailable, match=r"the certificate of .* is not trusted"):
+            push(transport, registry, artifact)
+
+        assert {} == registry.requests
 
 
 def test_digest_must_be_that_of_the_layout(

@@ -125,11 +125,9 @@ def test_hostile_members_are_named(unpack: Any, store: Store, name: str, type: b
     assert {"root"} == {path.name for path in store.layout.root.parent.iterdir()}
 
 
-@pytest.mark.parametrize("length", [100, 512, 700, 2000])
+@pytest.mark.parametrize("length", [600, 700, 2000])
 def test_a_truncated_tar(unpack: Any, length: int) -> None:
     """It ends in the middle of a member."""
-    if length == 512:
-        pytest.skip("ends where a member begins with its data: covered by 700")
     with pytest.raises(UnsupportedArtifact, match="layer sha256:.* ends in the middle of a member"):
         unpack(files_tar(FILES)[:length])
 

@@ -5,7 +5,7 @@ from collections.abc import Callable
 
 import pytest
 
-from modelcsi.pull.window import MemoryBudget, Window
+from modelcsi.pull.window import PIECE_BYTES, MemoryBudget, Window
 from tests.unit.pull.conftest import wait_until
 
 MIB = 1 << 20
@@ -113,5 +113,5 @@ def test_a_budget_is_shared() -> None:
         shares.append(budget.share())
     budget.leave()
 
-    assert [64 * MIB, 64 * MIB, 32 * MIB, 4 * MIB] == [shares[0], shares[1], shares[2], shares[32]]
-    assert 4 * MIB == budget.share()
+    assert [64 * MIB, 64 * MIB, 32 * MIB, 2 * MIB] == [shares[0], shares[1], shares[2], shares[32]]
+    assert (2 * MIB, 2 * PIECE_BYTES) == (budget.share(), MemoryBudget(0).share())
