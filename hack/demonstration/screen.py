@@ -79,6 +79,8 @@ class Screen:
 
     def failure(self, message: str, details: str = "") -> None:
         """Why the demonstration ends early."""
+        if self._title:
+            self.fact("")  # the step that failed before it had one
         self._write(f"\n{self._paint(_RED, '✗')} {message}\n")
         for line in details.splitlines():
             self._write(f"  {line}\n")

@@ -131,6 +131,8 @@ class Demonstration:
     def _show_pull(self) -> None:
         """A bar out of what the driver tells `modelcsi status`."""
         self._interruption.check()
+        if self.driver is not None and self.driver.status is not None:
+            raise DemonstrationFailed(f"the driver ended (status {self.driver.status})")
         try:
             pulls = call_control(self._store, "GET", "/v1/status", deadline=Deadline.after(_STATUS_SECONDS))["pulls"]
         except ModelCsiError:
@@ -277,16 +279,18 @@ def _perform(screen: Screen, interruption: Interruption, stack: ExitStack) -> in
     """The exit status."""
     screen.headline("One model, two pods, one download")
     story: Demonstration | None = None
+    is_explained = False
     try:
         story = Demonstration(Path(sys.argv[1]), screen, interruption, stack)
         story.run()
     except DemonstrationFailed as error:
         screen.failure(error.message, error.details)
+        is_explained = bool(error.details)
     except Exception:  # noqa: BLE001 - a bug of ours, or a broken part: said as it is, then everything is cleaned up
         screen.failure("the demonstration broke", traceback.format_exc())
     else:
         return 0
-    if story is not None and story.driver is not None:
+    if story is not None and story.driver is not None and not is_explained:
         screen.failure("what the driver said last", story.driver.tail())
     return _FAILED
 

@@ -16,6 +16,7 @@ import threading
 from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Self
 
 from modelcsi.artifact.layer import Compression, Layer, is_tar_head, sniff_codec
@@ -29,7 +30,7 @@ from modelcsi.pull.decode import decode
 from modelcsi.pull.progress import Progress
 from modelcsi.pull.sources import Sources
 from modelcsi.pull.transfer import Origin, Target, Transfer
-from modelcsi.pull.unpack import Unpacker, missing_members
+from modelcsi.pull.unpack import Unpacker, has_admitted_members, missing_members
 from modelcsi.pull.window import MemoryBudget
 from modelcsi.store.content import ReadyBlob, ReadyLayer
 from modelcsi.store.ingest import BlobIngest, LayerIngest, discard_ingest, ingested_bytes
@@ -78,12 +79,14 @@ class LayerPuller:
             return not missing_members(layer, members, selection)
         if not content.has_blob(layer.digest) or (layer.codec.is_tar and not layer.undecided):
             return False
-        # Another artifact may have called the same bytes a file; an undecided layer without a root is a tar if they are one.
-        return not layer.undecided or layer.tar_root is not None or not self._is_kept_as_tar(layer)
+        # Another artifact may have called the same bytes a file: what this one means does not depend on it.
+        return not (layer.undecided and self._is_tar_kept_as_file(layer))
 
-    def _is_kept_as_tar(self, layer: Layer) -> bool:
+    def _is_tar_kept_as_file(self, layer: Layer) -> bool:
         with self._store.layout.blob(layer.digest).open("rb") as file:
-            return _is_tar(layer, file.read(_READ_BYTES))
+            head = file.read(_READ_BYTES)
+            rest = iter(partial(file.read, _READ_BYTES), b"")
+            return _is_tar(layer, head) and (layer.tar_root is None or has_admitted_members(layer, head, rest))
 
     def need_bytes(self, layer: Layer, selection: Selection) -> int:
         """Bytes of disk that bringing the layer takes, as far as the manifest tells."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import itertools
 from collections.abc import Iterator
 
 from modelcsi.artifact.layer import TAR, Codec, Compression, Layer, sniff_codec
@@ -90,6 +91,20 @@ class Unpacker:
             raise UnsupportedArtifact(
                 f"{self._where} unpacks to over {self._unpacked} bytes from {self._layer.size}: refused as a decompression bomb"
             )
+
+
+def has_admitted_members(layer: Layer, head: bytes, rest: Iterator[bytes]) -> bool:
+    """Whether all members of a tar may be in the layer; stops at the first that may not. A broken tar is said to have them."""
+    parser = TarParser(layer.where)
+    compression = sniff_codec(layer.codec, head).compression
+    try:
+        for data in decode(compression, itertools.chain([head], rest), layer.where):
+            for event in parser.feed(memoryview(data)):
+                if isinstance(event, Start) and not layer.admits(event.member.path):
+                    return False
+    except UnsupportedArtifact:
+        return True
+    return True
 
 
 def missing_members(layer: Layer, members: tuple[Member, ...], selection: Selection) -> bool:

@@ -1,13 +1,16 @@
 from __future__ import annotations
 
 import io
+import json
 import tarfile
 from pathlib import Path
 
 import pytest
 
+from modelcsi.oci.digest import Digest
 from modelcsi.pack.tarfiles import tar_head, tar_tail
 from modelcsi.pack.walk import SourceFile
+from tests.examples import blob, manifest_bytes
 from tests.unit.artifact.builders import feed
 
 CONTENT = b"x" * 700
@@ -62,3 +65,29 @@ def test_size_over_8_gib_is_told_by_pax() -> None:
     head = tar_head(file_at("model.gguf", 9 << 30), 0)
 
     assert (b"x", b" size=9663676416\n") == (head[156:157], head[head.index(b" size=") : head.index(b"416\n") + 4])
+
+
+def test_tar_is_that_of_modctl_but_for_the_owner() -> None:
+    """Byte for byte what modctl wrote of the same files, except for the fields of owners and the checksum over them."""
+    manifest = json.loads(manifest_bytes("modctl-tar"))
+    ours, theirs = [], []
+    for layer in manifest["layers"]:
+        real = blob(Digest.parse(layer["digest"]))
+        with tarfile.open(fileobj=io.BytesIO(real)) as archive:
+            (member,) = archive.getmembers()
+            source = archive.extractfile(member)
+            assert source is not None
+            content = source.read()
+        file = SourceFile(member.name, Path("unused"), member.size, member.mode, 0)
+        ours.append(without_owner(tar_head(file, int(member.mtime)) + content + tar_tail(file)))
+        theirs.append(without_owner(real))
+
+    assert theirs == ours
+
+
+def without_owner(tar: bytes) -> bytes:
+    """The tar without uid and gid, checksum, user and group name, and the device numbers, which are NUL or zero."""
+    head = bytearray(tar[:512])
+    for field in (slice(108, 124), slice(148, 156), slice(265, 345)):
+        head[field] = bytes(field.stop - field.start)
+    return bytes(head) + tar[512:]
