@@ -270,7 +270,7 @@ def main() -> int:
         status = 128 + number
     finally:
         is_clean = _clean_up(screen, stack)
-    if status == 0 and is_clean:
+    if is_clean:
         screen.notice(f"No mount, no process, no temporary file is left. {time.monotonic() - began:.1f} s in all.")
     return status if is_clean else _FAILED
 

@@ -133,7 +133,7 @@ def test_status_of_the_registry(
     model = push(registry.content, f"status/{name}", random_files(name, 1000))
     registry.faults.fail_next(status, times=1000, path=f"/{place}/")
     volume = model.volume(registry.host, name)
-    answer = driver.kubelet.publish(volume, timeout=4)
+    answer = driver.kubelet.publish(volume, timeout=2)
     registry.faults = Faults()
 
     assert code == answer.code, answer.text
@@ -170,7 +170,7 @@ def test_registry_is_down(driver: Driver, registry: FakeRegistry) -> None:
     assert Code.OK == again.code
 
 
-@pytest.mark.parametrize("packed", list(Format), ids=lambda packed: packed.value)
+@pytest.mark.parametrize("packed", [Format.RAW, Format.TAR_ZSTD], ids=lambda packed: packed.value)
 def test_registry_dies_in_mid_pull_and_comes_back(driver: Driver, registry: FakeRegistry, packed: Format) -> None:
     """Callers are told why nothing arrives; the same job goes on where it was; one download in all."""
     model = push(registry.content, f"dies/{packed.name.lower()}", random_files(("dies", packed), 16 * MIB), packed)

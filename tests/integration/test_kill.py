@@ -24,7 +24,7 @@ _SIZE = 32 * MIB
 def test_killed_pull_goes_on_where_it_was(
     make_driver: MakeDriver, registry: FakeRegistry, packed: Format, kills: int
 ) -> None:
-    """kill -9 at half of a pull of 32 MB (or at each quarter): at most 1.2 downloads in all."""
+    """kill -9 at half of a pull of 32 MB: at most 1.2 downloads in all; at each quarter, no more is lost by each kill."""
     driver = make_driver()
     registry.faults.bytes_per_second = 24_000_000
     model = push(registry.content, "kill/half", random_files(("half", packed), _SIZE // 2, _SIZE // 2), packed)
@@ -41,7 +41,7 @@ def test_killed_pull_goes_on_where_it_was(
 
     assert OK == answers[-1].code
     assert promised(model.files) == shown(driver.kubelet.target(volume))
-    assert registry.bytes_served.total() <= 1.2 * model.size_bytes
+    assert registry.bytes_served.total() <= (1 + 0.2 * kills) * model.size_bytes
     assert [] == list((driver.root_dir / "ingest").iterdir())
 
 
@@ -70,12 +70,12 @@ def test_volumes_outlive_the_driver(make_driver: MakeDriver, registry: FakeRegis
 def test_sigterm_while_publishes_wait_for_a_pull(make_driver: MakeDriver, registry: FakeRegistry) -> None:
     """The process ends soon, the waiting calls get a non-final answer, and the next process goes on with the pull."""
     driver = make_driver()
-    registry.faults.bytes_per_second = 4_000_000
-    model = push(registry.content, "kill/term", random_files("term", 4 * MIB))
+    registry.faults.bytes_per_second = 16_000_000
+    model = push(registry.content, "kill/term", random_files("term", 16 * MIB))
     volumes = [model.volume(registry.host, f"term-{number}") for number in range(3)]
     with ThreadPoolExecutor(3) as pool:
         publishes = [pool.submit(driver.kubelet.publish, volume) for volume in volumes]
-        eventually(lambda: registry.bytes_served.total() > MIB, "the pull runs")
+        eventually(lambda: registry.bytes_served.total() > 4 * MIB, "the pull runs")
         seconds = driver.stop()
         codes = {publish.result().code for publish in publishes}
 

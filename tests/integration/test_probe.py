@@ -79,7 +79,7 @@ def test_every_slot_waits_for_a_silent_registry(driver: Driver, registry: FakeRe
         volumes = [
             PodVolume(f"stuck-{number}", {"modelRef": f"{wire.host}/probe/silent:v1"}) for number in range(_SLOTS)
         ]
-        waiting = [pool.submit(driver.kubelet.publish, volume, 12) for volume in volumes]
+        waiting = [pool.submit(driver.kubelet.publish, volume, 8) for volume in volumes]
         eventually(lambda: str(driver.ask("status")).count("stuck-") >= _SLOTS, "all slots are taken")
         answers = quick_calls(driver, cached.volume(registry.host, "silent-1"))
         second = driver.kubelet.publish(cached.volume(registry.host, "silent-2"))

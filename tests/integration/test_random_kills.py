@@ -8,6 +8,7 @@ import secrets
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -94,6 +95,15 @@ def models_of(registry: FakeRegistry) -> list[Model]:
     return models
 
 
+def wish(chance: random.Random, model: Model, host: str, pod: str) -> tuple[PodVolume, Model]:
+    """A volume of a model, or of a part of it, and the model as that volume shows it."""
+    if chance.random() < 0.6:
+        return model.volume(host, pod), model
+    suffix = chance.choice([".txt", "0.safetensors"])
+    part = {path: data for path, data in model.files.items() if not path.endswith(suffix)}
+    return model.volume(host, pod, excludeFilePatterns=f'["*{suffix}"]'), replace(model, files=part)
+
+
 def files_below(*directories: Path) -> list[str]:
     """Every file that is left."""
     return [str(path) for directory in directories for path in directory.rglob("*") if path.is_file()]
@@ -111,10 +121,7 @@ def test_kills_at_random_moments(make_driver: MakeDriver, registry: FakeRegistry
     workers = [
         Worker(
             driver,
-            [
-                ((model := chance.choice(models)).volume(registry.host, f"pod-{number}-{own}"), model)
-                for own in range(_VOLUMES_EACH)
-            ],
+            [wish(chance, chance.choice(models), registry.host, f"pod-{number}-{own}") for own in range(_VOLUMES_EACH)],
             f"{seed}-{number}",
         )
         for number in range(_WORKERS)

@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import logging
 import os
-import signal
 import sys
-import threading
-import time
 from pathlib import Path
 
 from modelcsi.api.metrics_server import MetricsServer
+from modelcsi.cli.signals import EndSignal
 from modelcsi.config.source import ConfigSource
 from modelcsi.logs import setup_logging
 from modelcsi.metrics import Component, Metrics
@@ -24,7 +22,6 @@ logger = logging.getLogger(__name__)
 
 _SLOTS = 8
 _GRACE_SECONDS = 4.0
-_SIGNAL_SECONDS = 0.2
 
 
 def run_controller(config_file: Path, log_level: str | None) -> int:
@@ -32,9 +29,7 @@ def run_controller(config_file: Path, log_level: str | None) -> int:
     source = ConfigSource(config_file)
     config = source.current
     setup_logging(log_level or config.log_level, json=not sys.stderr.isatty())
-    ended = threading.Event()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda *_: ended.set())
+    end = EndSignal()
     metrics = Metrics(Component.CONTROLLER)
     services = Services(Identity(config.service_name, lambda: True), controller=Controller(config.service_name))
     server = CsiServer(f"unix://{config.csi_socket}", services, metrics, publish_slots=_SLOTS)
@@ -42,10 +37,7 @@ def run_controller(config_file: Path, log_level: str | None) -> int:
     api.start()
     server.start()
     logger.info("ready: %s serves the controller", server.path)
-    # Not `ended.wait()`: the kernel may deliver a signal to a thread that is being started, and then nothing would wake this
-    # one, which alone runs Python's handlers.
-    while not ended.is_set():
-        time.sleep(_SIGNAL_SECONDS)
+    end.wait()
     server.stop(_GRACE_SECONDS)
     api.stop()
     return 0

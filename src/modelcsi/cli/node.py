@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import os
-import signal
 import sys
 import threading
 import time
@@ -14,6 +13,7 @@ from pathlib import Path
 from modelcsi.api.control import ControlServer
 from modelcsi.api.metrics_server import MetricsServer
 from modelcsi.cli.build import RegistrySettings, registry_of
+from modelcsi.cli.signals import EndSignal
 from modelcsi.config.environment import node_name
 from modelcsi.config.model import Config
 from modelcsi.config.source import ConfigSource
@@ -45,7 +45,6 @@ logger = logging.getLogger(__name__)
 _LOCK_SECONDS = 15.0
 """How long to wait for the store that the last process may still hold."""
 _GRACE_SECONDS = 4.0
-_SIGNAL_SECONDS = 0.2
 _STOP_SECONDS = 3.0
 _HOUSEKEEPING_SECONDS = 30.0
 
@@ -54,15 +53,10 @@ def run_node(config_file: Path, log_level: str | None) -> int:
     """Run until SIGTERM or SIGINT."""
     source = ConfigSource(config_file)
     setup_logging(log_level or source.current.log_level, json=not sys.stderr.isatty())
-    ended = threading.Event()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda *_: ended.set())
+    end = EndSignal()
     driver = NodeDriver(source, log_level)
     driver.start()
-    # Not `ended.wait()`: the kernel may deliver a signal to a thread that is being started, and then nothing would wake this
-    # one, which alone runs Python's handlers.
-    while not ended.is_set():
-        time.sleep(_SIGNAL_SECONDS)
+    end.wait()
     driver.stop()
     # Threads that wait for a network or a disk would keep the interpreter; nothing that they do needs an orderly end.
     logging.shutdown()

@@ -11,12 +11,13 @@ import enum
 import errno
 import os
 import tempfile
+from pathlib import Path
 
 from modelcsi.errors import InvalidRequest, ModelCsiError, MountFailed, RollbackFailed, StoreFull
 from modelcsi.mount import syscalls
 from modelcsi.mount.place import Place, open_place
 from modelcsi.mount.syscalls import MountFlag
-from modelcsi.mount.table import mount_id_of, mounts_below, read_mount_table
+from modelcsi.mount.table import Mount, mount_id_of, mounts_below, read_mount_table
 
 # Not NO_EXEC: model repositories carry shared objects, and Kubernetes dropped noexec for image volumes (KEP-4639).
 _RESTRICTIONS = MountFlag.READ_ONLY | MountFlag.NO_SUID | MountFlag.NO_DEVICES
@@ -74,6 +75,17 @@ class Mounter:
             return
         except OSError as error:
             raise _leftover(error, target) from error
+
+    def shows(self, target: str, directory: Path) -> bool:
+        """Whether the directory is what one sees at the target: two stats, no mount table."""
+        try:
+            return os.path.samestat(os.lstat(target), os.lstat(directory))
+        except OSError:  # absent, or a dead mount
+            return False
+
+    def table(self) -> tuple[Mount, ...]:
+        """All mounts that there are, whoever made them."""
+        return read_mount_table()
 
     def _bind_at(self, place: Place, source_fd: int) -> None:
         created = _create(place)

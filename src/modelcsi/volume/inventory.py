@@ -71,7 +71,10 @@ class Inventory:
         return {
             "verified": len(records),
             "damages": [sentence for found in damages.values() for sentence in found],
-            "removed": [str(item.manifest) for item in records if self._remove_damaged(item, damages)],
+            # Not only those that were asked for: another artifact may show the same damaged bytes.
+            "removed": [
+                str(item.manifest) for item in self._store.records.artifacts() if self._remove_damaged(item, damages)
+            ],
         }
 
     def _remove_damaged(self, record: ArtifactRecord, damages: dict[Digest, list[str]]) -> bool:

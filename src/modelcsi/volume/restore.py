@@ -11,19 +11,20 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 
 from modelcsi.artifact.artifact import Artifact, recognise
 from modelcsi.artifact.selection import Selection
 from modelcsi.artifact.tree import wanted_layers
 from modelcsi.errors import InvalidRequest, UnsupportedArtifact
-from modelcsi.mount.table import Mount, read_mount_table
+from modelcsi.mount.table import Mount
 from modelcsi.oci.digest import Digest
 from modelcsi.oci.manifest import Manifest, parse_manifest
 from modelcsi.oci.reference import Reference
 from modelcsi.store.records import MOUNTED, PENDING, ArtifactRecord, PublicationRecord
 from modelcsi.store.store import Store
+from modelcsi.volume.mounts import Mounts
 
 logger = logging.getLogger(__name__)
 
@@ -31,12 +32,12 @@ _VIEW_ROOT = re.compile(r"/views/([0-9a-f]{64})$")
 _RECOVERY = "recovery"
 
 
-def restore(store: Store, shows: Callable[[str, str], bool]) -> list[str]:
-    """Repair the rows; `shows` tells whether a target shows a view. Returns the owners of publications left PENDING."""
+def restore(store: Store, mounts: Mounts) -> list[str]:
+    """Repair the rows. Returns the owners of publications left PENDING."""
     _recover_artifacts(store)
     records = store.records
     rows = {record.target: record for record in records.publications()}
-    for mount, view in _our_mounts(shows):
+    for mount, view in _our_mounts(store, mounts):
         row = rows.pop(mount.mount_point, None)
         if row is None:
             row = _adopted(store, mount, view)
@@ -50,12 +51,13 @@ def restore(store: Store, shows: Callable[[str, str], bool]) -> list[str]:
     return [row.owner for row in rows.values()]
 
 
-def _our_mounts(shows: Callable[[str, str], bool]) -> Iterator[tuple[Mount, str]]:
-    """The mounts of views, each target once; `shows` rules out another store's view of the same name."""
-    for mount in {mount.mount_point: mount for mount in read_mount_table()}.values():
+def _our_mounts(store: Store, mounts: Mounts) -> Iterator[tuple[Mount, str]]:
+    """The mounts of views, each target once; the last look rules out another store's view of the same name."""
+    for mount in {mount.mount_point: mount for mount in mounts.table()}.values():
         match = _VIEW_ROOT.search(mount.root)
-        if match is not None and shows(mount.mount_point, match[1]):
-            yield mount, match[1]
+        path = store.views.path(match[1]) if match is not None else None
+        if path is not None and mounts.shows(mount.mount_point, path):
+            yield mount, path.name
 
 
 def _adopted(store: Store, mount: Mount, view: str) -> PublicationRecord:
@@ -102,7 +104,9 @@ def _recover_deliveries(store: Store, artifact: Artifact, origin: Mapping[str, s
         reference = Reference.parse(origin["reference"])
         selection = Selection.from_key(origin["selection"])
     except (KeyError, ValueError, InvalidRequest):
-        logger.warning("the record of a view of %s is not understood: its layers will be asked for again", artifact.digest)
+        logger.warning(
+            "the record of a view of %s is not understood: its layers will be asked for again", artifact.digest
+        )
         return
     layers = [layer.digest for layer in wanted_layers(artifact, selection)]
     store.records.put_delivery(layers, reference.host, reference.repository)

@@ -117,7 +117,7 @@ def _parse_bool(text: str) -> bool:
 def _parse_patterns(text: str) -> tuple[str, ...]:
     try:
         value = json.loads(text) if text else []
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ValueError(f'is not a JSON array of strings, such as ["*.bin", "!keep.bin"]: {error}') from error
     if not isinstance(value, list) or not all(isinstance(item, str) for item in value):
         raise ValueError('is not a JSON array of strings, such as ["*.bin", "!keep.bin"]')

@@ -15,23 +15,21 @@ Unpublish goes the other way and trusts the kernel, not the rows: they may be lo
 from __future__ import annotations
 
 import logging
-import os
 import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 from modelcsi.deadline import Deadline
-from modelcsi.errors import AlreadyPublished, FinalError, NotFound, OperationPending
-from modelcsi.mount.mounter import Mounter
+from modelcsi.errors import AlreadyPublished, FinalError, NotFound, OperationPending, TransientError
 from modelcsi.oci.digest import Digest
 from modelcsi.pull.puller import Patience, PulledView, Puller
 from modelcsi.pull.resolve import Wish
 from modelcsi.store.durable import open_directory
 from modelcsi.store.records import MOUNTED, PENDING, PublicationRecord
 from modelcsi.store.store import Store
+from modelcsi.volume.mounts import Mounts
 from modelcsi.volume.restore import restore
 from modelcsi.volume.slots import PublishSlots
 from modelcsi.volume.spec import VolumeId, VolumeSpec
@@ -65,10 +63,10 @@ class VolumeStats:
 class Volumes:
     """The publications of this node."""
 
-    def __init__(self, store: Store, puller: Puller, mounter: Mounter, slots: PublishSlots) -> None:
+    def __init__(self, store: Store, puller: Puller, mounts: Mounts, slots: PublishSlots) -> None:
         self._store = store
         self._puller = puller
-        self._mounter = mounter
+        self._mounts = mounts
         self._slots = slots
         self._changed = threading.Condition()
         # Under the condition's lock: targets that a call works on, with the patience of that call; when the owner of a
@@ -98,7 +96,11 @@ class Volumes:
             self._store.records.put_publication(record)
             try:
                 self._publish(spec, record, patience)
-            except FinalError:
+            except TransientError:
+                raise
+            except Exception as error:  # an undo block: to kubelet a bug is a final answer, too
+                if not isinstance(error, FinalError):
+                    self._mounts.unmount(record.target)
                 self._forget(record)
                 raise
             self._see(record.owner, is_done=True)
@@ -114,7 +116,7 @@ class Volumes:
             if records and all(record.volume_id not in ("", volume_id) for record in records):
                 logger.warning("%s is published for another volume than %s: left alone", target, volume_id)
                 return
-            self._mounter.unmount(target)
+            self._mounts.unmount(target)
             for record in records:
                 self._forget(record)
 
@@ -134,7 +136,7 @@ class Volumes:
 
     def restore(self) -> None:
         """Bring rows and mounts together after a start, however the last process ended; before the first publish."""
-        for owner in restore(self._store, self._shows):
+        for owner in restore(self._store, self._mounts):
             self._see(owner)
 
     def shut_down(self) -> None:
@@ -183,7 +185,7 @@ class Volumes:
 
     def _mount(self, pulled: PulledView, target: str) -> None:
         with open_directory(pulled.path) as source_fd:
-            self._mounter.bind_read_only(source_fd, target)
+            self._mounts.bind_read_only(source_fd, target)
 
     def _known(self, spec: VolumeSpec) -> PublicationRecord | None:
         """What is recorded of this publication; completes a row that was made from the mount table."""
@@ -207,12 +209,8 @@ class Volumes:
         return None
 
     def _shows(self, target: str, view: str) -> bool:
-        """Whether the view's directory is what one sees at the target: two stats, no mount table."""
-        path: Path | None = self._store.views.path(view) if view else None
-        try:
-            return path is not None and os.path.samestat(os.lstat(target), path.stat())
-        except OSError:  # absent, or a dead mount
-            return False
+        path = self._store.views.path(view) if view else None
+        return path is not None and self._mounts.shows(target, path)
 
     def _forget(self, record: PublicationRecord) -> None:
         self._store.records.remove_publication(record.volume_id, record.target)

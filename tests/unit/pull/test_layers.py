@@ -28,17 +28,19 @@ OCI_LAYER = "application/vnd.oci.image.layer.v1.tar"
 FILES = {"config.json": b"{}", "weights/a.safetensors": b"a" * 100_000, "weights/b.bin": b"b" * 5000}
 
 
-def push(registry: FakeRegistry, *layers: tuple[str, bytes, Mapping[str, str]], tag: str = "v1", model: bool = True) -> Digest:
+def push(
+    registry: FakeRegistry, *layers: tuple[str, bytes, Mapping[str, str]], tag: str = "v1", model: bool = True
+) -> Digest:
     """An artifact with these layers: media type, bytes, annotations."""
     items: list[dict[str, Any]] = []
-    for media_type, content, annotations in layers:
+    for media_type, content, notes in layers:
         descriptor = registry.content.add_blob("models/tiny", content, media_type)
         items.append(
             {
                 "mediaType": media_type,
                 "digest": str(descriptor.digest),
                 "size": descriptor.size,
-                "annotations": dict(annotations),
+                "annotations": dict(notes),
             }
         )
     manifest: dict[str, Any] = {"schemaVersion": 2, "layers": items}
@@ -115,7 +117,8 @@ def test_one_digest_in_two_forms(pod: Pod, fake: FakeRegistry, first: str) -> No
     push(fake, (OCI_LAYER, content, {FILE_PATH: "model.tar"}), tag="undecided")
     second = "undecided" if first == "raw" else "raw"
     trees = {
-        tag: tree_of(Pod(pod.puller, pod.reference.replace("v1", tag), owner=tag).pull().path) for tag in (first, second)
+        tag: tree_of(Pod(pod.puller, pod.reference.replace("v1", tag), owner=tag).pull().path)
+        for tag in (first, second)
     }
 
     assert {"raw": {"model.tar": content}, "undecided": FILES} == trees
@@ -136,7 +139,7 @@ def test_a_tar_gzip_that_is_a_file_here_and_a_directory_there(pod: Pod, fake: Fa
 
 def test_a_large_compressed_tar_is_resumed(pod: Pod, fake: FakeRegistry, make_puller: Any, store: Store) -> None:
     """Its received bytes are kept until the commit: a killed pull goes on where it was."""
-    noise = {f"file-{number}": random.Random(number).randbytes(6 << 20) for number in range(4)}
+    noise = {f"file-{number}": random.Random(number).randbytes(6 << 20) for number in range(4)}  # noqa: S311 - noise
     content = gzip.compress(files_tar(noise), 1)
     assert len(content) > KEEP_COMPRESSED_ABOVE_BYTES
     push(fake, (f"{TAR}+gzip", content, {}))

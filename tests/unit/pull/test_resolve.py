@@ -43,7 +43,10 @@ def alice(puller: Puller, private: FakeRegistry) -> Pod:
 def like(pod: Pod, **changes: Any) -> Pod:
     """Another pod."""
     return Pod(
-        **{name: changes.get(name, getattr(pod, name)) for name in ("puller", "reference", "owner", "policy", "secrets", "pinned")}
+        **{
+            name: changes.get(name, getattr(pod, name))
+            for name in ("puller", "reference", "owner", "policy", "secrets", "pinned")
+        }
     )
 
 
@@ -127,7 +130,9 @@ def test_without_the_registry(puller: Puller, client: Any, store: Any) -> None:
         digest = fake.content.push("models/tiny", "v1", FILES)
         pod = Pod(puller, f"{fake.host}/models/tiny:v1")
         pod.pull()
-    found = [like(pod, policy=policy).resolve().artifact.digest for policy in (PullPolicy.IF_NOT_PRESENT, PullPolicy.NEVER)]
+    found = [
+        like(pod, policy=policy).resolve().artifact.digest for policy in (PullPolicy.IF_NOT_PRESENT, PullPolicy.NEVER)
+    ]
     with pytest.raises(RegistryUnavailable):
         like(pod, policy=PullPolicy.ALWAYS).resolve()
 

@@ -4,7 +4,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Self
 
 import pytest
 
@@ -235,8 +235,11 @@ def test_a_consumer_that_stops_early(bench: Any) -> None:
     def wrapped(pieces: Iterator[bytes]) -> Iterator[bytes]:
         yield from pieces
 
+    def stop_early(pieces: Iterator[bytes]) -> None:
+        next(wrapped(pieces))
+
     job: Bench = bench(bytes(20 * MIB))
-    job.run(lambda pieces: [next(wrapped(pieces))] and None)
+    job.run(stop_early)
 
     assert 0 == job.progress.remaining_bytes
 
@@ -320,7 +323,7 @@ class SlowStream:
         self.honours_ranges = origin.ranges
         self._origin, self._position, self._end = origin, start, end
 
-    def __enter__(self) -> SlowStream:
+    def __enter__(self) -> Self:
         self._origin.change(1)
         return self
 

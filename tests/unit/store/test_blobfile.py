@@ -22,7 +22,7 @@ def file(tmp_path: Path) -> Iterator[BlobFile]:
 
 def pieces(size: int, seed: int) -> list[tuple[int, bytes]]:
     """Random bytes in pieces of odd sizes, in order."""
-    numbers, cut, offset = random.Random(seed), list[tuple[int, bytes]](), 0
+    numbers, cut, offset = random.Random(seed), list[tuple[int, bytes]](), 0  # noqa: S311 - noise
     while offset < size:
         length = min(size - offset, numbers.choice([1, 4095, 65536, 700_001, MIB, 3 * MIB]))
         cut.append((offset, numbers.randbytes(length)))

@@ -1,0 +1,55 @@
+"""Mounts that are only remembered, for tests without root: a target is a directory, and what it shows is written down."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from modelcsi.errors import InvalidRequest, RollbackFailed
+from modelcsi.mount.table import Mount
+
+
+class FakeMounts:
+    """One kernel: it outlives the drivers that use it."""
+
+    def __init__(self) -> None:
+        self.shown: dict[str, Path] = {}
+        """Target -> the directory that is mounted there."""
+        self.binds: list[str] = []
+        self.unmounts: list[str] = []
+        self.failures: list[Exception] = []
+        """Raised by the next binds, one each."""
+
+    def bind_read_only(self, source_fd: int, target: str) -> None:
+        self.binds.append(target)
+        if self.failures:
+            raise self.failures.pop(0)
+        source = Path(os.readlink(f"/proc/self/fd/{source_fd}"))
+        if self.shown.get(target, source) != source:
+            raise RollbackFailed(f"something else is mounted at {target}")
+        if not Path(target).parent.is_dir():
+            raise InvalidRequest(f"the parent directory of the target {target} does not exist")
+        Path(target).mkdir(exist_ok=True)
+        self.shown[target] = source
+
+    def unmount(self, target: str) -> None:
+        self.unmounts.append(target)
+        self.shown.pop(target, None)
+        if Path(target).exists():
+            if any(Path(target).iterdir()):
+                raise RollbackFailed(f"{target} holds files of its own")
+            Path(target).rmdir()
+
+    def shows(self, target: str, directory: Path) -> bool:
+        return self.shown.get(target) == directory
+
+    def table(self) -> tuple[Mount, ...]:
+        options = frozenset({"ro", "nosuid", "nodev"})
+        return tuple(
+            Mount(number, 1, "8:1", str(source), target, options, "ext4", "/dev/vda")
+            for number, (target, source) in enumerate(self.shown.items(), start=100)
+        )
+
+    def reboot(self) -> None:
+        """All mounts are gone; the directories stay."""
+        self.shown.clear()

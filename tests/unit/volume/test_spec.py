@@ -1,0 +1,194 @@
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import pytest
+
+from modelcsi.artifact.selection import Selection
+from modelcsi.errors import InvalidRequest
+from modelcsi.pull.policy import PullPolicy
+from modelcsi.volume.spec import VolumeSpec, check_parameters, parse_selection, parse_spec
+
+SERVICE = "model.csi.modelpack.org"
+REF = "registry.test/models/tiny:v1"
+
+
+def parse(
+    attributes: Mapping[str, str], secrets: Mapping[str, str] | None = None, service: str = SERVICE
+) -> VolumeSpec:
+    """A request with these attributes."""
+    return parse_spec("volume", "/target", attributes, secrets or {}, service)
+
+
+@pytest.mark.parametrize("key", ["modelRef", f"{SERVICE}/model-ref", f"{SERVICE}/reference"])
+def test_spellings_of_the_reference(key: str) -> None:
+    """Ours, ours under the service name, upstream's."""
+    assert REF == str(parse({key: REF}).reference)
+
+
+def test_defaults() -> None:
+    """Only the reference is required."""
+    spec = parse({"modelRef": REF})
+
+    assert (PullPolicy.IF_NOT_PRESENT, Selection(), None) == (spec.pull_policy, spec.selection, spec.pod)
+    assert PullPolicy.ALWAYS is parse({"modelRef": "registry.test/models/tiny"}).pull_policy
+
+
+@pytest.mark.parametrize(
+    ("attributes", "policy", "selection"),
+    [
+        ({"pullPolicy": "Always"}, PullPolicy.ALWAYS, Selection()),
+        ({f"{SERVICE}/pull-policy": "Never"}, PullPolicy.NEVER, Selection()),
+        ({"excludeModelWeights": "true"}, PullPolicy.IF_NOT_PRESENT, Selection(exclude_weights=True)),
+        ({f"{SERVICE}/exclude-model-weights": "T"}, PullPolicy.IF_NOT_PRESENT, Selection(exclude_weights=True)),
+        ({"excludeModelWeights": "0"}, PullPolicy.IF_NOT_PRESENT, Selection()),
+        (
+            {"excludeFilePatterns": '["*.bin", "!keep.bin"]'},
+            PullPolicy.IF_NOT_PRESENT,
+            Selection(exclude_patterns=("*.bin", "!keep.bin")),
+        ),
+        (
+            {f"{SERVICE}/exclude-file-patterns": '["a"]'},
+            PullPolicy.IF_NOT_PRESENT,
+            Selection(exclude_patterns=("a",)),
+        ),
+        ({"excludeFilePatterns": ""}, PullPolicy.IF_NOT_PRESENT, Selection()),
+        ({"mountMode": "bind"}, PullPolicy.IF_NOT_PRESENT, Selection()),
+        ({f"{SERVICE}/mount-mode": "bind"}, PullPolicy.IF_NOT_PRESENT, Selection()),
+        (
+            {f"{SERVICE}/type": "image", f"{SERVICE}/check-disk-quota": "true", f"{SERVICE}/node-ip": "10.0.0.1"},
+            PullPolicy.IF_NOT_PRESENT,
+            Selection(),
+        ),
+    ],
+)
+def test_every_attribute(attributes: dict[str, str], policy: PullPolicy, selection: Selection) -> None:
+    """In both spellings."""
+    spec = parse({"modelRef": REF} | attributes)
+
+    assert (policy, selection) == (spec.pull_policy, spec.selection)
+
+
+@pytest.mark.parametrize(
+    ("attributes", "message"),
+    [
+        ({}, "no modelRef"),
+        ({"modelRef": ""}, "modelRef: '' is empty"),
+        ({"modelRef": "two words"}, "two words"),
+        ({"modelRef": REF, "pullPolicy": "always"}, "one of Always, IfNotPresent, Never; did you mean Always?"),
+        ({"modelRef": REF, "pullPolicy": ""}, "must be one of"),
+        ({"modelRef": REF, "mountMode": "overlay"}, "must be one of bind"),
+        ({"modelRef": REF, "excludeModelWeights": "yes"}, "write true or false"),
+        ({"modelRef": REF, "excludeFilePatterns": "[1"}, "not a JSON array of strings"),
+        ({"modelRef": REF, "excludeFilePatterns": "[1]"}, "not a JSON array of strings"),
+        ({"modelRef": REF, "excludeFilePatterns": '"*.bin"'}, "not a JSON array of strings"),
+        ({"modelRef": REF, "excludeFilePatterns": "*.bin,*.pt"}, "not a JSON array of strings"),
+        ({"modelRef": REF, "excludeFilePatterns": "[" * 100_000}, "not a JSON array of strings"),
+        ({"modelref": REF}, "did you mean modelRef?"),
+        ({"modelRef": REF, "pullpolicy": "Always"}, "did you mean pullPolicy?"),
+        ({"modelRef": REF, "exclude-model-weights": "true"}, "did you mean excludeModelWeights?"),
+        ({"modelRef": REF, f"{SERVICE}/excludeModelWeights": "1"}, f"did you mean {SERVICE}/exclude-model-weights?"),
+        ({"modelRef": REF, "zzzz": "1"}, "known are"),
+        ({"modelRef": REF, "x" * 100_000: "1"}, "unknown attribute"),
+        ({"modelRef": REF, f"{SERVICE}/reference": "registry.test/other:v1"}, "mean the same and disagree"),
+        ({f"{SERVICE}/model-ref": REF, f"{SERVICE}/reference": "registry.test/other:v1"}, "disagree"),
+    ],
+)
+def test_bad_attributes(attributes: dict[str, str], message: str) -> None:
+    """The attribute is named, and what to write instead."""
+    with pytest.raises(InvalidRequest) as caught:
+        parse(attributes)
+
+    assert message in str(caught.value)
+    assert len(str(caught.value)) < 1000
+
+
+def test_two_spellings_that_agree() -> None:
+    """Are one."""
+    assert REF == str(parse({"modelRef": REF, f"{SERVICE}/reference": REF}).reference)
+
+
+def test_foreign_domains_are_ignored() -> None:
+    """Whatever they say."""
+    foreign = {
+        "storage.kubernetes.io/csiProvisionerIdentity": "1",
+        "csi.storage.k8s.io/ephemeral": "true",
+        "a.b/modelRef": "x",
+    }
+
+    assert REF == str(parse({"modelRef": REF} | foreign).reference)
+
+
+def test_another_service_name_changes_the_prefix() -> None:
+    """The old one is a foreign domain then."""
+    attributes = {"models.example/reference": REF, f"{SERVICE}/reference": "registry.test/other:v1"}
+
+    assert REF == str(parse(attributes, service="models.example").reference)
+
+
+def test_the_pod_that_asks() -> None:
+    """As kubelet says; nobody without podInfoOnMount."""
+    info = {"pod.name": "web", "pod.namespace": "shop", "pod.uid": "1234", "serviceAccount.name": "default"}
+    pod = parse({"modelRef": REF} | {f"csi.storage.k8s.io/{key}": value for key, value in info.items()}).pod
+
+    assert pod is not None
+    assert ("shop/web", "1234", "default") == (str(pod), pod.uid, pod.service_account)
+
+
+def test_secrets_are_shown_nowhere() -> None:
+    """Not in a repr, not in the arguments that are recorded."""
+    spec = parse({"modelRef": REF}, {".dockerconfigjson": "s3cret"})
+
+    assert "s3cret" not in repr(spec) + spec.arguments
+
+
+def test_arguments_are_what_must_not_differ() -> None:
+    """Spelling, secrets and the pod may; reference, policy and selection may not."""
+    same = [
+        {"modelRef": REF},
+        {f"{SERVICE}/reference": REF, "csi.storage.k8s.io/pod.name": "web"},
+        {"modelRef": REF, "pullPolicy": "IfNotPresent"},
+    ]
+    other = [
+        {"modelRef": f"{REF}2"},
+        {"modelRef": REF, "pullPolicy": "Always"},
+        {"modelRef": REF, "excludeModelWeights": "1"},
+    ]
+
+    assert 1 == len({parse(attributes).arguments for attributes in same})
+    assert 4 == len({parse(attributes).arguments for attributes in [same[0], *other]})
+
+
+def test_parameters_of_a_storage_class() -> None:
+    """Upstream's, and ours."""
+    check_parameters(
+        {f"{SERVICE}/reference": REF, f"{SERVICE}/type": "image", f"{SERVICE}/node-ip": "10.0.0.1"}, SERVICE
+    )
+    check_parameters({"modelRef": REF, "csi.storage.k8s.io/fstype": "ext4"}, SERVICE)
+
+
+@pytest.mark.parametrize(
+    ("parameters", "message"),
+    [
+        ({}, "the StorageClass has no modelRef"),
+        ({"modelRef": "two words"}, "two words"),
+        ({"modelRef": REF, f"{SERVICE}/type": "file"}, "must be one of image"),
+        ({"modelRef": REF, f"{SERVICE}/check-disk-quota": "maybe"}, "boolean"),
+        ({"modelRef": REF, "modelReff": "x"}, "did you mean modelRef?"),
+    ],
+)
+def test_bad_parameters(parameters: dict[str, str], message: str) -> None:
+    """As attributes are."""
+    with pytest.raises(InvalidRequest) as caught:
+        check_parameters(parameters, SERVICE)
+
+    assert message in str(caught.value)
+
+
+def test_flags_of_a_command() -> None:
+    """They mean the same as the attributes."""
+    assert Selection(exclude_weights=True, exclude_patterns=("a",)) == parse_selection(
+        exclude_weights=True, patterns='["a"]'
+    )
+    with pytest.raises(InvalidRequest, match="--exclude-file-patterns"):
+        parse_selection(exclude_weights=False, patterns="a")
