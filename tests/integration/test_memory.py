@@ -36,7 +36,7 @@ def test_big_blob_and_big_tar(make_driver: MakeDriver, registry: FakeRegistry) -
 
 @pytest.mark.parametrize("layers", [1, 4])
 def test_zstd_with_a_long_window(make_driver: MakeDriver, registry: FakeRegistry, layers: int) -> None:
-    """`zstd --long` (a window of 128 MiB) is a common way to pack weights."""
+    """`zstd --long` (a window of 128 MiB) is a common way to pack weights: its window comes on top, one at a time."""
     driver = make_driver()
     block = random_bytes("long", 8 * MIB)
     parameters = zstandard.ZstdCompressionParameters.from_level(1, window_log=27, enable_ldm=True)
@@ -46,7 +46,7 @@ def test_zstd_with_a_long_window(make_driver: MakeDriver, registry: FakeRegistry
         answer = driver.kubelet.publish(model.volume(registry.host, "long"))
 
     assert grpc.StatusCode.OK == answer.code, answer.text
-    assert peak[0] < _MEMORY_BYTES
+    assert peak[0] < _MEMORY_BYTES + 128 * MIB
 
 
 def _compressed(data: bytes, parameters: zstandard.ZstdCompressionParameters) -> bytes:

@@ -9,7 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 import grpc
 import pytest
 
-from tests.fakes.kubelet import NON_FINAL
+from tests.fakes.kubelet import NON_FINAL, PodVolume
 from tests.fakes.registry import FakeRegistry
 from tests.integration.driver import Driver, eventually
 from tests.integration.models import MIB, Format, promised, push, random_files, shown
@@ -86,6 +86,22 @@ def test_unpublish_ends_the_wait_and_the_pull(driver: Driver, registry: FakeRegi
     assert not driver.kubelet.target(volume).exists()
     eventually(lambda: not driver.ask("status")["pulls"], "the job stops", seconds=5)
     assert volume.volume_id not in str(driver.ask("status"))
+
+
+def test_unpublish_ends_the_wait_for_a_silent_registry(driver: Driver, registry: FakeRegistry) -> None:
+    """The same while not even the manifest has come: a pod is not kept Terminating by a registry that does not answer."""
+    with Wire(int(registry.host.rpartition(":")[2])) as wire, ThreadPoolExecutor(1) as pool:
+        wire.is_silent = True
+        volume = PodVolume("silent", {"modelRef": f"{wire.host}/slow/silent:v1"})
+        publish = pool.submit(driver.kubelet.publish, volume, 40)
+        eventually(lambda: volume.volume_id in str(driver.ask("status")), "the call is under way")
+        gone = driver.kubelet.unpublish(volume)
+        wire.cut()
+        answer = publish.result()
+
+    assert grpc.StatusCode.OK == gone.code, gone.text
+    assert gone.seconds < 2
+    assert answer.code in NON_FINAL
 
 
 def test_second_pod_keeps_the_pull_of_the_first(driver: Driver, registry: FakeRegistry) -> None:

@@ -130,7 +130,10 @@ class NodeDriver:
 
     def _keep_house(self) -> None:
         while not self._ended.wait(_HOUSEKEEPING_SECONDS):
-            self._volumes.expire()
+            try:
+                self._volumes.expire()
+            except Exception:  # a thread's main: a full disk today must not end the housekeeping of tomorrow
+                logger.exception("housekeeping failed; it is done again in %g s", _HOUSEKEEPING_SECONDS)
 
     def _reconfigure(self, config: Config) -> None:
         setup_logging(self._log_level or config.log_level, json=not sys.stderr.isatty())

@@ -15,9 +15,10 @@ from modelcsi.cli.terminal import ProgressLine
 from modelcsi.deadline import Deadline
 from modelcsi.errors import InvalidRequest, PullPending, TransientError
 from modelcsi.oci.reference import Reference
+from modelcsi.pull.patience import Patience
 from modelcsi.pull.policy import PullPolicy
 from modelcsi.pull.progress import format_seconds, format_size
-from modelcsi.pull.puller import Patience, PulledView, Puller, PullLimits
+from modelcsi.pull.puller import PulledView, Puller, PullLimits
 from modelcsi.pull.resolve import Resolved, Wish
 from modelcsi.store.durable import remove_tree
 from modelcsi.store.store import Store
@@ -44,7 +45,7 @@ def run_pull(options: argparse.Namespace) -> int:
     with closing(Store(root)) as store:
         registry, keychain = registry_of(settings_of_flags(options.docker_config, options.registry_config))
         puller = Puller(store, registry, keychain, PullLimits())
-        resolved = puller.resolve(wish, Deadline.after(_RESOLVE_SECONDS))
+        resolved = puller.resolve(wish, Patience(Deadline.after(_RESOLVE_SECONDS)))
         view = _wait(puller, resolved)
         _hand_over(view, directory)
     remove_tree(root)

@@ -16,6 +16,8 @@ _OUTPUT_BYTES = 1 << 20
 _GZIP_WINDOW_BITS = 31
 _MAX_ZSTD_WINDOW = 1 << 27
 """128 MiB, what `zstd --long` makes by default; zstd itself refuses more unless told otherwise."""
+_LARGE_ZSTD_WINDOW = 1 << 23
+"""Every level without `--long` stays within 8 MiB."""
 
 
 def decode(compression: Compression, pieces: Iterator[bytes], where: str) -> Iterator[bytes]:
@@ -28,6 +30,16 @@ def decode(compression: Compression, pieces: Iterator[bytes], where: str) -> Ite
     if compression is Compression.ZSTD:
         return _unzstd(pieces, where)
     return pieces
+
+
+def needs_large_window(head: bytes) -> bool:
+    """Whether a stream that begins so takes over 8 MiB, up to 128, to decompress: then one is decompressed at a time."""
+    if not head.startswith(zstandard.FRAME_HEADER):
+        return False
+    try:
+        return zstandard.get_frame_parameters(head).window_size > _LARGE_ZSTD_WINDOW
+    except zstandard.ZstdError:  # the decoder will say what is wrong with it
+        return False
 
 
 def _gunzip(pieces: Iterator[bytes], where: str) -> Iterator[bytes]:

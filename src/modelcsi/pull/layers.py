@@ -26,11 +26,11 @@ from modelcsi.errors import CorruptContent, UnsupportedArtifact
 from modelcsi.oci.descriptor import Descriptor
 from modelcsi.oci.digest import Digest
 from modelcsi.pull.claims import Claims
-from modelcsi.pull.decode import decode
+from modelcsi.pull.decode import decode, needs_large_window
 from modelcsi.pull.progress import Progress
 from modelcsi.pull.sources import Sources
 from modelcsi.pull.transfer import Origin, Target, Transfer
-from modelcsi.pull.unpack import Unpacker, has_admitted_members, missing_members
+from modelcsi.pull.unpack import Unpacker, has_admitted_members, missing_members, peek
 from modelcsi.pull.window import MemoryBudget
 from modelcsi.store.content import ReadyBlob, ReadyLayer
 from modelcsi.store.ingest import BlobIngest, LayerIngest, discard_ingest, ingested_bytes
@@ -158,7 +158,7 @@ class LayerPuller:
             if _is_tar(layer, head):
                 with closing(self._layer_ingest(layer, work.selection_of(layer), is_resumable=False)) as ingest:
                     unpacker = Unpacker(layer, work.selection_of(layer), ingest, work.reservation)
-                    unpacker.run(received.read(0, layer.size))
+                    self._unpack(unpacker, received.read(0, layer.size), work)
                     if all(layer.admits(member.path) for member in unpacker.members):
                         self._commit_layer(layer, work, ingest, unpacker.members)
                         return
@@ -186,7 +186,18 @@ class LayerPuller:
         inline = b"" if descriptor.size == 0 else descriptor.data
         origin: Origin = work.sources if inline is None else _Inline(inline)
         transfer = Transfer(origin, work.progress, self._budget, work.stop)
-        transfer.run(descriptor, target, None if unpacker is None else unpacker.run)
+        transfer.run(
+            descriptor, target, None if unpacker is None else lambda pieces: self._unpack(unpacker, pieces, work)
+        )
+
+    def _unpack(self, unpacker: Unpacker, pieces: Iterator[bytes], work: LayerWork) -> None:
+        """Run the unpacker, alone among those that need a lot of memory."""
+        head, pieces = peek(pieces)
+        if not needs_large_window(head):
+            unpacker.run(pieces)
+            return
+        with self._claims.hold("large window", work.stop):
+            unpacker.run(pieces)
 
     def _is_proven(self, layer: Layer, sources: Sources) -> bool:
         """Whether a repository of this job delivered the layer before, or shows now that it holds it.

@@ -19,6 +19,7 @@ from modelcsi.deadline import Deadline
 from modelcsi.errors import ModelCsiError
 from modelcsi.pull.job import PullJob
 from modelcsi.pull.layers import LayerPuller, is_told
+from modelcsi.pull.patience import Patience
 from modelcsi.pull.progress import ProgressReport
 from modelcsi.pull.queue import JobQueue
 from modelcsi.pull.resolve import Resolved, Resolver, Wish
@@ -64,28 +65,6 @@ class PullStatus:
     owners: tuple[str, ...]
 
 
-class Patience:
-    """How long a caller waits: until its deadline, or until it is interrupted."""
-
-    def __init__(self, deadline: Deadline) -> None:
-        self.deadline = deadline
-        self._is_interrupted = False
-        self._nudge: Callable[[], None] = lambda: None
-
-    def interrupt(self) -> None:
-        """Make the caller leave now; the job goes on while somebody wants it. Any thread."""
-        self._is_interrupted = True
-        self._nudge()
-
-    def is_over(self) -> bool:
-        """Whether the caller leaves."""
-        return self._is_interrupted or self.deadline.is_over()
-
-    def attach(self, nudge: Callable[[], None]) -> None:
-        """What wakes the caller where it waits now."""
-        self._nudge = nudge
-
-
 @dataclass(frozen=True, slots=True)
 class PullLimits:
     """How much is done at once."""
@@ -120,9 +99,9 @@ class Puller:
         for job in jobs:
             job.join_thread(patience.remaining_seconds())
 
-    def resolve(self, wish: Wish, deadline: Deadline) -> Resolved:
-        """See `Resolver.resolve`."""
-        return self._resolver.resolve(wish, deadline)
+    def resolve(self, wish: Wish, patience: Patience) -> Resolved:
+        """See `Resolver.resolve`; a caller whose patience ends first gets PullPending."""
+        return patience.wait_for(lambda: self._resolver.resolve(wish, patience.deadline), str(wish.reference))
 
     def pull(self, resolved: Resolved, owner: str, patience: Patience) -> PulledView:
         """The complete view of what was resolved; `owner` holds a lease on the artifact from here on.

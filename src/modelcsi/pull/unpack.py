@@ -35,7 +35,7 @@ class Unpacker:
         self._reservation = reservation
         self._where = f"layer {layer.digest}"
         self._unpacked = 0
-        self._is_kept = False
+        self._is_kept = self._is_plain = False
         self._hash = hashlib.sha256()
 
     def run(self, pieces: Iterator[bytes]) -> None:
@@ -43,9 +43,10 @@ class Unpacker:
 
         Raises UnsupportedArtifact naming the member and the layer, StoreFull.
         """
-        head, pieces = _peek(pieces)
+        head, pieces = peek(pieces)
         codec = sniff_codec(self._layer.codec, head)
-        if codec != TAR:
+        self._is_plain = codec == TAR
+        if not self._is_plain:
             self._ingest.give_up_resuming()
         parser = TarParser(self._where)
         for data in decode(codec.compression, pieces, self._where):
@@ -72,6 +73,10 @@ class Unpacker:
         is_file = member.type is MemberType.FILE
         self._is_kept = is_file and wants_member(self._layer, member.path, self._selection)
         if self._is_kept:
+            if self._is_plain and member.size > self._layer.size:
+                raise UnsupportedArtifact(
+                    f"{member.path!r} of {self._where} claims {member.size} bytes; the whole layer has {self._layer.size}"
+                )
             self._hash = hashlib.sha256()
             with space_errors(f"{member.path!r} of {self._where}"):
                 self._ingest.begin_member(len(self.members) - 1, member.size)
@@ -118,7 +123,7 @@ def missing_members(layer: Layer, members: tuple[Member, ...], selection: Select
     return any(member.type is MemberType.FILE and not member.sha256 for member in needed)
 
 
-def _peek(pieces: Iterator[bytes]) -> tuple[bytes, Iterator[bytes]]:
+def peek(pieces: Iterator[bytes]) -> tuple[bytes, Iterator[bytes]]:
     """The first bytes of the stream, and the stream with them."""
     first: list[bytes] = []
     while sum(map(len, first)) < _SNIFF_BYTES and (piece := next(pieces, b"")):

@@ -185,7 +185,7 @@ class LayerIngest:
         self._member_fd = _open_again(self.members / str(number))
         self._member_stored = os.fstat(self._member_fd).st_size if self._is_resumable else 0
         self._member_offset = 0
-        if size >= CHUNK_BYTES:
+        if self._is_resumable and size >= CHUNK_BYTES:  # a compressed stream may claim any size
             preallocate(self._member_fd, size)
 
     def write_member(self, data: bytes | memoryview) -> int:

@@ -10,7 +10,7 @@ import threading
 from collections.abc import Iterator
 
 from modelcsi.errors import Busy
-from modelcsi.pull.puller import Patience
+from modelcsi.pull.patience import Patience
 
 _PLACE_SECONDS = 5.0
 """How long a new call waits for the one that was asked to make place; that one only has to write its answer."""
@@ -22,7 +22,7 @@ class PublishSlots:
     def __init__(self, count: int) -> None:
         self._count = count
         self._changed = threading.Condition()
-        # Under the condition's lock: calls inside; those that wait for a pull, oldest first.
+        # Under the condition's lock: calls inside; those that wait for the network, oldest first.
         self._inside = 0
         self._waiting: dict[Patience, None] = {}
 
@@ -49,7 +49,7 @@ class PublishSlots:
 
     @contextlib.contextmanager
     def waiting(self, patience: Patience) -> Iterator[None]:
-        """The call that holds a slot waits for a pull, and may be asked to leave."""
+        """The call that holds a slot waits for a registry or a pull, and may be asked to leave."""
         with self._changed:
             self._waiting[patience] = None
         try:

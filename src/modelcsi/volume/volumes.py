@@ -22,9 +22,10 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
 from modelcsi.deadline import Deadline
-from modelcsi.errors import AlreadyPublished, FinalError, NotFound, OperationPending, TransientError
+from modelcsi.errors import AlreadyPublished, FinalError, NotFound, OperationPending, StoreFull, TransientError
 from modelcsi.oci.digest import Digest
-from modelcsi.pull.puller import Patience, PulledView, Puller
+from modelcsi.pull.patience import Patience
+from modelcsi.pull.puller import PulledView, Puller
 from modelcsi.pull.resolve import Wish
 from modelcsi.store.durable import open_directory
 from modelcsi.store.records import MOUNTED, PENDING, PublicationRecord
@@ -85,7 +86,7 @@ class Volumes:
         with self._working_on(spec.target, patience), self._slots.enter():
             known = self._known(spec)
             if known is not None and known.state == MOUNTED and self._shows(known.target, known.view):
-                self._store.records.touch(Digest.parse(known.manifest))
+                self._touch(known)
                 return
             record = PublicationRecord(
                 *(spec.volume_id, spec.target, spec.arguments, str(spec.reference), PENDING),
@@ -117,8 +118,11 @@ class Volumes:
                 logger.warning("%s is published for another volume than %s: left alone", target, volume_id)
                 return
             self._mounts.unmount(target)
-            for record in records:
-                self._forget(record)
+            try:
+                for record in records:
+                    self._forget(record)
+            except StoreFull:  # a pod must be able to go although the disk is full; `expire` forgets the row later
+                logger.warning("%s is unmounted, and its record could not be removed: the disk is full", target)
 
     def stats(self, volume_id: VolumeId, path: str) -> VolumeStats:
         """Size and condition of a published volume. Raises NotFound when it is not published at `path`."""
@@ -146,9 +150,10 @@ class Volumes:
                 patience.interrupt()
 
     def expire(self) -> None:
-        """Give up publications whose caller has not come back; called now and then."""
+        """Give up publications whose caller has not come back, or whose mount has gone; called now and then."""
         for record in self._store.records.publications():
-            if record.state == PENDING and self._is_expired(record):
+            is_lost = record.state == PENDING or not self._shows(record.target, record.view)
+            if is_lost and self._is_expired(record):
                 try:
                     with self._working_on(record.target, Patience(Deadline.never())):
                         if self._is_expired(record):
@@ -172,16 +177,22 @@ class Volumes:
     def _publish(self, spec: VolumeSpec, record: PublicationRecord, patience: Patience) -> None:
         pinned = Digest.parse(record.manifest) if record.manifest else None
         wish = Wish(spec.reference, spec.pull_policy, spec.selection, spec.secrets, pinned)
-        resolved = self._puller.resolve(wish, patience.deadline)
-        digest = resolved.artifact.digest
-        if digest != pinned:
-            record = replace(record, manifest=str(digest))
-            self._store.records.put_publication(record)
         with self._slots.waiting(patience):
+            resolved = self._puller.resolve(wish, patience)
+            digest = resolved.artifact.digest
+            if digest != pinned:
+                record = replace(record, manifest=str(digest))
+                self._store.records.put_publication(record)
             pulled = self._puller.pull(resolved, record.owner, patience)
         self._mount(pulled, spec.target)
         self._store.records.put_publication(replace(record, state=MOUNTED, view=pulled.view))
         logger.info("published %s (%s) at %s", spec.reference, digest, spec.target)
+
+    def _touch(self, record: PublicationRecord) -> None:
+        try:
+            self._store.records.touch(Digest.parse(record.manifest))
+        except StoreFull:  # what is mounted stays mounted; only the order of eviction does not learn of this
+            logger.debug("the use of %s could not be recorded: the disk is full", record.reference)
 
     def _mount(self, pulled: PulledView, target: str) -> None:
         with open_directory(pulled.path) as source_fd:
@@ -213,8 +224,8 @@ class Volumes:
         return path is not None and self._mounts.shows(target, path)
 
     def _forget(self, record: PublicationRecord) -> None:
-        self._store.records.remove_publication(record.volume_id, record.target)
         self._puller.leave(record.owner)
+        self._store.records.remove_publication(record.volume_id, record.target)
         self._see(record.owner, is_done=True)
 
     @contextmanager

@@ -16,8 +16,9 @@ from modelcsi.artifact.selection import Selection
 from modelcsi.deadline import Deadline
 from modelcsi.oci.digest import Digest
 from modelcsi.oci.reference import Reference
+from modelcsi.pull.patience import Patience
 from modelcsi.pull.policy import PullPolicy
-from modelcsi.pull.puller import Patience, PulledView, Puller, PullLimits
+from modelcsi.pull.puller import PulledView, Puller, PullLimits
 from modelcsi.pull.resolve import Resolved, Wish
 from modelcsi.registry.client import Registry
 from modelcsi.registry.credentials import Keychain
@@ -52,12 +53,18 @@ def private() -> Iterator[FakeRegistry]:
         yield registry
 
 
+@pytest.fixture(scope="session")
+def transport() -> Iterator[HttpTransport]:
+    """The real one: it reads the system's roots when it is made, which takes longer than most tests."""
+    made = HttpTransport()
+    yield made
+    made.close()
+
+
 @pytest.fixture
-def client() -> Iterator[Registry]:
-    """The real client."""
-    transport = HttpTransport()
-    yield Registry(transport, Hosts())
-    transport.close()
+def client(transport: HttpTransport) -> Registry:
+    """The real client, which knows no registry yet."""
+    return Registry(transport, Hosts())
 
 
 @pytest.fixture
@@ -95,7 +102,7 @@ class Pod:
     def resolve(self) -> Resolved:
         """As `Volumes` does."""
         wish = Wish(Reference.parse(self.reference), self.policy, self.selection, self.secrets, self.pinned)
-        return self.puller.resolve(wish, Deadline.after(20))
+        return self.puller.resolve(wish, Patience(Deadline.after(20)))
 
     def pull(self, patience: Patience | None = None) -> PulledView:
         """Resolve and wait."""

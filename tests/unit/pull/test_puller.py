@@ -13,7 +13,8 @@ from modelcsi.deadline import Deadline
 from modelcsi.errors import CorruptContent, Forbidden, NotFound, PullPending, RegistryUnavailable
 from modelcsi.oci.digest import Digest
 from modelcsi.pull.job import PullJob
-from modelcsi.pull.puller import Patience, PulledView, Puller
+from modelcsi.pull.patience import Patience
+from modelcsi.pull.puller import PulledView, Puller
 from modelcsi.store.store import Store
 from tests.fakes.registry import Auth, FakeRegistry, User
 from tests.unit.pull.conftest import FILES, Pod, secret, tree_of, wait_until
@@ -199,13 +200,14 @@ def test_a_refused_credential_answers_only_its_owner(puller: Puller, store: Stor
     users = {"alice": User("s3cret"), "carol": User("c4rol")}
     with FakeRegistry(auth=Auth.BASIC, users=users) as registry:
         registry.content.push("models/tiny", "v1", FILES)
-        registry.faults.fail_next(503, times=3, path="blobs", retry_after="1")
+        registry.faults.fail_next(503, times=1000, path="blobs")
         reference = f"{registry.host}/models/tiny:v1"
         alice = Call(Pod(puller, reference, "alice", secrets=secret(registry, "alice", "s3cret")))
         wait_until(lambda: owners(puller) == ["alice"])
         carol = Call(Pod(puller, reference, "carol", secrets=secret(registry, "carol", "c4rol")))
         wait_until(lambda: len(owners(puller)) == 2)
         registry.users["carol"] = User("c4rol", frozenset())
+        registry.faults._statuses.clear()
         carol.thread.join(10)
         refused = (type(carol.error), carol.thread.is_alive())
         view = alice.result()

@@ -14,10 +14,12 @@ SMALL, BIG = 1 << 20, 1 << 30
 class Job:
     """Takes a turn and holds it until told."""
 
-    def __init__(self, queue: JobQueue, remaining: int) -> None:
+    def __init__(self, queue: JobQueue, remaining: int, *, is_stopping: bool = False) -> None:
         self.remaining = remaining
         self.has_turn = threading.Event()
         self.stop = threading.Event()
+        if is_stopping:
+            self.stop.set()
         self.is_stopped = False
         self.end = threading.Event()
         self._queue = queue
@@ -86,8 +88,7 @@ def test_a_stopped_job_gives_up_its_place() -> None:
     queue = JobQueue(1, lambda: 4)
     running = Job(queue, BIG)
     assert running.has_turn.wait(5)
-    stopped = Job(queue, BIG)
-    stopped.stop.set()
+    stopped = Job(queue, BIG, is_stopping=True)
     stopped.thread.join(10)
     running.finish()
     last = Job(queue, 2 * BIG)

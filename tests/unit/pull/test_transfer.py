@@ -147,14 +147,14 @@ def test_stored_runs_are_not_fetched(bench: Any, fake: FakeRegistry) -> None:
 
 @pytest.mark.parametrize("with_reset", [False, True])
 def test_cuts_are_resumed(bench: Any, fake: FakeRegistry, with_reset: bool) -> None:
-    """Each connection brings 500 kB and breaks: nothing is fetched twice."""
+    """Each connection brings 1 MB and breaks: nothing is fetched twice."""
     job: Bench = bench()
-    fake.faults.cut_every_bytes, fake.faults.cut_with_reset = 500_000, with_reset
+    fake.faults.cut_every_bytes, fake.faults.cut_with_reset = 1_000_000, with_reset
     job.run()
 
     assert job.content == bytes(job.target.content)
     assert fake.bytes_served[job.digest] <= 1.1 * len(job.content)
-    assert 7 <= fake.blob_gets[job.digest] <= 9
+    assert 4 <= fake.blob_gets[job.digest] <= 5
 
 
 def test_a_server_that_ignores_ranges(bench: Any, fake: FakeRegistry) -> None:
@@ -167,11 +167,10 @@ def test_a_server_that_ignores_ranges(bench: Any, fake: FakeRegistry) -> None:
     assert (job.content, len(job.content)) == (bytes(job.target.content), fake.bytes_served[job.digest])
 
 
-@pytest.mark.parametrize("status", [429, 503])
-def test_a_registry_that_is_busy_for_a_moment(bench: Any, fake: FakeRegistry, status: int) -> None:
+def test_a_registry_that_is_busy_for_a_moment(bench: Any, fake: FakeRegistry) -> None:
     """Asked again until it answers."""
     job: Bench = bench()
-    fake.faults.fail_next(status, times=2, path="blobs", retry_after="0")
+    fake.faults.fail_next(503, times=2, path="blobs", retry_after="0")
     job.run()
 
     assert (job.content, None) == (bytes(job.target.content), job.progress.report().trouble)
@@ -369,7 +368,7 @@ def test_no_connection_is_added_without_a_gain() -> None:
     assert 2 == origin.most
 
 
-@pytest.mark.parametrize("origin", [Slow(BIG, 200e6, ranges=False), Slow(BIG[: MIB // 2], 2e6)])
+@pytest.mark.parametrize("origin", [Slow(BIG, 400e6, ranges=False), Slow(BIG[: MIB // 2], 4e6)])
 def test_one_connection_is_enough(origin: Slow) -> None:
     """For a server without ranges, and for a small remainder."""
     bring(origin)

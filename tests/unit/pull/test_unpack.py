@@ -138,9 +138,8 @@ def test_no_tar_at_all(unpack: Any) -> None:
         unpack(b"this is no tar" * 100)
 
 
-@pytest.mark.parametrize("is_wanted", [True, False])
-def test_a_bomb_is_refused(store: Store, is_wanted: bool) -> None:
-    """Beyond 1 GiB and 200 times its size; also in members that nobody wants."""
+def test_a_bomb_is_refused(store: Store) -> None:
+    """Beyond 1 GiB and 200 times its size; also in members that nobody wants, which cost no space but hours."""
     chunk = bytes(1 << 20)
     info = tar_info("bomb")
     info.size = 2 << 30
@@ -151,8 +150,8 @@ def test_a_bomb_is_refused(store: Store, is_wanted: bool) -> None:
         file.write(chunk)
     stream = buffer.getvalue()
     block = gzip.compress(chunk, 1)
-    selection = Selection() if is_wanted else Selection(exclude_patterns=("*",))
-    ingest = CountingIngest(store, layer)
+    selection = Selection(exclude_patterns=("*",))
+    ingest = LayerIngest(store.layout, layer.digest, "plan", is_resumable=False)
 
     def bomb() -> Iterator[bytes]:
         yield stream
@@ -162,16 +161,6 @@ def test_a_bomb_is_refused(store: Store, is_wanted: bool) -> None:
     with pytest.raises(UnsupportedArtifact, match="refused as a decompression bomb"):
         Unpacker(layer, selection, ingest, store.space.reserve(0, "test")).run(bomb())
     ingest.close()
-
-
-class CountingIngest(LayerIngest):
-    """Does not write a gigabyte."""
-
-    def __init__(self, store: Store, layer: Layer) -> None:
-        super().__init__(store.layout, layer.digest, "plan", is_resumable=False)
-
-    def write_member(self, data: bytes | memoryview) -> int:
-        return 0
 
 
 @pytest.mark.parametrize("place", ["_stray_fd", "_journal_fd", "_member_fd"])

@@ -18,9 +18,9 @@ from modelcsi.volume.spec import VolumeId, VolumeSpec, parse_spec
 from modelcsi.volume.volumes import Volumes
 from tests.fakes.mounter import FakeMounts
 from tests.fakes.registry import FakeRegistry
-from tests.unit.pull.conftest import FILES, client, fake, private
+from tests.unit.pull.conftest import FILES, client, fake, private, transport
 
-__all__ = ["client", "fake", "private"]
+__all__ = ["client", "fake", "private", "transport"]
 
 SERVICE = "model.csi.modelpack.org"
 

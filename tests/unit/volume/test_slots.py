@@ -6,7 +6,7 @@ import pytest
 
 from modelcsi.deadline import Deadline
 from modelcsi.errors import Busy
-from modelcsi.pull.puller import Patience
+from modelcsi.pull.patience import Patience
 from modelcsi.volume.slots import PublishSlots
 
 
