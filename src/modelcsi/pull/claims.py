@@ -1,9 +1,10 @@
-"""One worker per thing at a time, across all jobs: later wishes wait, and then look again."""
+"""One worker per thing at a time, across all jobs: later wishes wait in line, and then look again."""
 
 from __future__ import annotations
 
 import contextlib
 import threading
+from collections import defaultdict, deque
 from collections.abc import Hashable, Iterator
 
 from modelcsi.pull.transfer import Stopped
@@ -12,24 +13,49 @@ _LOOK_SECONDS = 0.5
 
 
 class Claims:
-    """Keys that are worked on now."""
+    """Keys that are worked on now, and who waits for them."""
 
     def __init__(self) -> None:
         self._changed = threading.Condition()
-        self._held: set[Hashable] = set()  # under the condition's lock
+        # Under the condition's lock: for each key the parties in line, the holder first.
+        self._lines: defaultdict[Hashable, deque[_Party]] = defaultdict(deque)
 
     @contextlib.contextmanager
-    def hold(self, key: Hashable, stop: threading.Event) -> Iterator[None]:
-        """Be the only one who works on `key`; waits for the one who does. Raises Stopped when `stop` is set meanwhile."""
+    def hold(self, key: Hashable, stop: threading.Event, side: str = "") -> Iterator[None]:
+        """Be the only one who works on `key`; waits for those who came first. Raises Stopped when `stop` is set meanwhile.
+
+        `side` tells parties apart that could help each other (`has_rivals`).
+        """
+        me = _Party(side)
         with self._changed:
-            while key in self._held:
-                if stop.is_set():
-                    raise Stopped
-                self._changed.wait(_LOOK_SECONDS)  # `stop` belongs to the waiter's job and wakes nobody here
-            self._held.add(key)
+            line = self._lines[key]
+            line.append(me)
+            try:
+                while line[0] is not me:
+                    if stop.is_set():
+                        raise Stopped
+                    self._changed.wait(_LOOK_SECONDS)  # `stop` belongs to the waiter's job and wakes nobody here
+            except BaseException:
+                self._leave(key, me)
+                raise
         try:
             yield
         finally:
             with self._changed:
-                self._held.discard(key)
-                self._changed.notify_all()
+                self._leave(key, me)
+
+    def has_rivals(self, key: Hashable, side: str) -> bool:
+        """Whether somebody of another side waits for the key."""
+        with self._changed:
+            return any(party.side != side for party in self._lines.get(key, ()))
+
+    def _leave(self, key: Hashable, party: _Party) -> None:
+        self._lines[key].remove(party)
+        if not self._lines[key]:
+            del self._lines[key]
+        self._changed.notify_all()
+
+
+class _Party:
+    def __init__(self, side: str) -> None:
+        self.side = side

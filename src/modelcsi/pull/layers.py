@@ -29,7 +29,7 @@ from modelcsi.pull.claims import Claims
 from modelcsi.pull.decode import decode, needs_large_window
 from modelcsi.pull.progress import Progress
 from modelcsi.pull.sources import Sources
-from modelcsi.pull.transfer import Origin, Target, Transfer
+from modelcsi.pull.transfer import Origin, Target, Transfer, Yielded
 from modelcsi.pull.unpack import Unpacker, has_admitted_members, missing_members, peek
 from modelcsi.pull.window import MemoryBudget
 from modelcsi.store.content import ReadyBlob, ReadyLayer
@@ -97,9 +97,19 @@ class LayerPuller:
     def pull(self, layer: Layer, work: LayerWork) -> None:
         """Bring the layer here, or wait until another job has, and prove that the job's repository may use it.
 
-        Raises CorruptContent after three attempts, UnsupportedArtifact, StoreFull, Stopped, or a registry's final answer.
+        A registry that does not answer keeps nobody waiting who brings the same layer from another host. Raises
+        CorruptContent after three attempts, UnsupportedArtifact, StoreFull, Stopped, or a registry's final answer.
         """
-        with self._claims.hold(layer.digest, work.stop):
+        while True:
+            try:
+                self._pull_in_turn(layer, work)
+            except Yielded:
+                logger.info("%s: %s lets another registry try", layer.where, work.sources.host)
+            else:
+                return
+
+    def _pull_in_turn(self, layer: Layer, work: LayerWork) -> None:
+        with self._claims.hold(layer.digest, work.stop, work.sources.host):
             if self.holds(layer, work.selection_of(layer)):
                 if self._is_proven(layer, work.sources):
                     work.progress.add(layer.size, is_downloaded=False)
@@ -186,6 +196,7 @@ class LayerPuller:
         inline = b"" if descriptor.size == 0 else descriptor.data
         origin: Origin = work.sources if inline is None else _Inline(inline)
         transfer = Transfer(origin, work.progress, self._budget, work.stop)
+        transfer.has_rivals = lambda: self._claims.has_rivals(descriptor.digest, work.sources.host)
         transfer.run(
             descriptor, target, None if unpacker is None else lambda pieces: self._unpack(unpacker, pieces, work)
         )

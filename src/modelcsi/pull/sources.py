@@ -25,6 +25,8 @@ class Sources:
 
     def __init__(self, refused: Callable[[], None] = lambda: None) -> None:
         """`refused` is called when a source has failed for good."""
+        self.host = ""
+        """The registry that all of them are on; set by the first."""
         self._refused = refused
         self._lock = threading.Lock()
         # Under the lock: one repository for each of the credentials, and why credentials cannot be used any more.
@@ -34,6 +36,7 @@ class Sources:
     def add(self, repository: Repository) -> None:
         """A caller proved that its credentials may pull from this repository; newer credentials are tried first."""
         with self._lock:
+            self.host = repository.host
             others = [other for other in self._usable if other.credentials != repository.credentials]
             self._usable = [repository, *others]
             self._errors.pop(repository.credentials, None)

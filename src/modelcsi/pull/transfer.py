@@ -29,6 +29,8 @@ _MAX_CONNECTIONS = 8
 _SLOW_BYTES_PER_SECOND = 300e6
 _GROWTH_GAIN = 1.2
 _LOOK_SECONDS = 0.1
+_FAILURES_BEFORE_YIELD = 4
+"""In a row, that is after one second without a byte at the least."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,6 +87,10 @@ class Stopped(Exception):
     """Nobody wants the transfer any more."""
 
 
+class Yielded(Exception):
+    """The registry does not answer, and somebody waits who can ask another one."""
+
+
 _Reader = Callable[[Iterator[bytes]], None]
 """Gets every byte of a blob in order."""
 
@@ -103,6 +109,8 @@ class Transfer:
     """One attempt to bring one blob here; connections are resumed without end while somebody wants it."""
 
     growth = Growth()
+    has_rivals: Callable[[], bool] = staticmethod(lambda: False)
+    """Whether somebody else could do better while this one gets nothing; set by who knows."""
 
     def __init__(self, origin: Origin, progress: Progress, budget: MemoryBudget, stop: threading.Event) -> None:
         self._lock = threading.Lock()
@@ -277,6 +285,8 @@ class Transfer:
         while window.error is None and (left := ends - time.monotonic()) > 0:
             if self._stop.wait(min(left, 0.5)):
                 raise Stopped
+            if failures >= _FAILURES_BEFORE_YIELD and self.has_rivals():
+                raise Yielded
         if window.error is not None:
             raise window.error
 

@@ -207,12 +207,13 @@ class Volumes:
                 self._forget(record)
                 continue
             origin = self._store.views.record(record.view) or {}
-            is_same = (origin.get("reference"), origin.get("selection")) == (str(spec.reference), spec.selection.key())
-            if record.volume_id or not is_same:
+            if record.volume_id or origin.get("selection") != spec.selection.key():
                 raise AlreadyPublished(
                     f"{spec.target} shows {record.reference} with other arguments",
                     hint="unpublish it first; a volume's attributes cannot change while it is mounted",
                 )
+            if origin.get("reference") != str(spec.reference):
+                continue  # maybe another name of the same artifact: resolving tells, and the mounter adopts or refuses
             self._store.records.remove_publication(record.volume_id, record.target)
             completed = replace(record, volume_id=spec.volume_id, arguments=spec.arguments, pod=str(spec.pod or ""))
             self._store.records.put_publication(completed)

@@ -128,7 +128,7 @@ def test_hostile_members_are_named(unpack: Any, store: Store, name: str, type: b
 @pytest.mark.parametrize("length", [600, 700, 2000])
 def test_a_truncated_tar(unpack: Any, length: int) -> None:
     """It ends in the middle of a member."""
-    with pytest.raises(UnsupportedArtifact, match=r"layer sha256:.* ends in the middle of a member"):
+    with pytest.raises(UnsupportedArtifact, match=r"layer sha256:.* (ends in the middle of a member|claims \d+ bytes)"):
         unpack(files_tar(FILES)[:length])
 
 

@@ -174,3 +174,14 @@ def test_a_manifest_that_is_not_understood(driver: Driver, start_driver: Start) 
     again = start_driver()
 
     assert [] == again.store.records.artifacts()
+
+
+def test_another_name_at_an_adopted_mount(driver: Driver, start_driver: Start, fake: FakeRegistry, spec: Make) -> None:
+    """Two tags may mean one artifact, whose view remembers only the first that built it."""
+    publish(driver, spec())
+    fake.content.push("models/tiny", "other", FILES)
+    lose_database(driver)
+    again = start_driver()
+    publish(again, spec(modelRef=f"{fake.host}/models/tiny:other"))
+
+    assert {MOUNTED} == {state for _, state in rows(again)}
