@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from typing import TextIO
 
 from modelcsi.cli.terminal import draw_bar
-from modelcsi.pull.progress import format_amounts, format_size
+from modelcsi.quantities import format_amounts, format_size
 
 _TITLE_WIDTH = 11
 _INDENT = " " * (_TITLE_WIDTH + 6)

@@ -26,7 +26,7 @@ from modelcsi.api.client import call_control
 from modelcsi.deadline import Deadline
 from modelcsi.errors import ModelCsiError
 from modelcsi.mount.table import read_mount_table
-from modelcsi.pull.progress import format_size
+from modelcsi.quantities import format_size
 
 _MODELCSI = Path(sys.executable).with_name("modelcsi")
 _DRIVER_START_SECONDS = 20.0

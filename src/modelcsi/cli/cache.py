@@ -17,8 +17,8 @@ from modelcsi.cli.main import DEFAULT_CONFIG, DONE, FAILED
 from modelcsi.cli.terminal import draw_bar, draw_table
 from modelcsi.config.file import load_config, parse_size
 from modelcsi.errors import NotFound
-from modelcsi.pull.progress import format_amounts, format_seconds, format_size
 from modelcsi.pull.puller import Puller, PullLimits
+from modelcsi.quantities import format_amounts, format_seconds, format_size
 from modelcsi.store.layout import StoreLayout
 from modelcsi.store.store import Store
 from modelcsi.volume.inventory import Inventory

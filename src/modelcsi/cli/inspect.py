@@ -19,7 +19,7 @@ from modelcsi.oci.descriptor import Descriptor
 from modelcsi.oci.manifest import MAX_CONFIG_BYTES, Index, Manifest, parse_json_object, parse_manifest
 from modelcsi.oci.reference import Reference
 from modelcsi.pack.classify import class_of_media_type
-from modelcsi.pull.progress import format_size
+from modelcsi.quantities import format_size
 from modelcsi.registry.client import Repository, ResolvedManifest
 
 _RESOLVE_SECONDS = 60.0

@@ -27,7 +27,8 @@ from modelcsi.pack.layout import PackedArtifact, check_output, open_layout
 from modelcsi.pack.pack import Packed, PackSettings, pack
 from modelcsi.pack.push import Pushed, Pusher
 from modelcsi.pack.walk import Walked, walk
-from modelcsi.pull.progress import Progress, format_seconds, format_size
+from modelcsi.pull.progress import Progress
+from modelcsi.quantities import format_seconds, format_size
 
 _CODECS = {"raw": RAW, "tar": TAR, "tar+gzip": TAR_GZIP, "tar+zstd": TAR_ZSTD}
 _SHOWN_LEFT_OUT = 5

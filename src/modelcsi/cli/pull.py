@@ -17,9 +17,9 @@ from modelcsi.errors import InvalidRequest, PullPending, TransientError
 from modelcsi.oci.reference import Reference
 from modelcsi.pull.patience import Patience
 from modelcsi.pull.policy import PullPolicy
-from modelcsi.pull.progress import format_seconds, format_size
 from modelcsi.pull.puller import PulledView, Puller, PullLimits
 from modelcsi.pull.resolve import Resolved, Wish
+from modelcsi.quantities import format_seconds, format_size
 from modelcsi.store.durable import remove_tree
 from modelcsi.store.store import Store
 from modelcsi.volume.spec import parse_selection

@@ -9,7 +9,8 @@ from collections.abc import Iterator, Sequence
 from types import TracebackType
 from typing import Self, TextIO
 
-from modelcsi.pull.progress import Progress, ProgressReport, format_amounts, format_seconds, format_size
+from modelcsi.pull.progress import Progress, ProgressReport
+from modelcsi.quantities import format_amounts, format_seconds, format_size
 
 _BAR = 24
 _DRAW_SECONDS = 0.2

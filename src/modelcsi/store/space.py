@@ -12,6 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from modelcsi.errors import StoreFull
+from modelcsi.quantities import format_size
 
 _STEP_BYTES = 64 << 20
 _MARGIN_BYTES = 16 << 20
@@ -72,8 +73,8 @@ class Space:
             reservation = self.reserve_if_free(size)
         if reservation is None:
             raise StoreFull(
-                f"{what} needs {size} bytes ({_human(size)}); {max(0, self.available_bytes())} "
-                f"({_human(max(0, self.available_bytes()))}) are free for models in {self._root}",
+                f"{what} needs {size} bytes ({format_size(size)}); {max(0, self.available_bytes())} "
+                f"({format_size(max(0, self.available_bytes()))}) are free for models in {self._root}",
                 hint="everything that no pod uses is evicted already: free space there, raise features.disk_usage_limit, "
                 "or run the pod on a larger node",
             )
@@ -110,12 +111,3 @@ class Space:
         free = status.f_bavail * status.f_frsize - _MARGIN_BYTES
         limit, stored = self._limit()
         return free if limit is None else min(free, limit - stored)
-
-
-def _human(size: int) -> str:
-    value = float(size)
-    for unit in ("B", "KiB", "MiB", "GiB"):
-        if value < 1024:
-            return f"{value:.4g} {unit}"
-        value /= 1024
-    return f"{value:.4g} TiB"

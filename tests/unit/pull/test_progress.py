@@ -3,7 +3,8 @@ from __future__ import annotations
 import pytest
 
 from modelcsi.errors import RegistryUnavailable
-from modelcsi.pull.progress import Progress, ProgressReport, format_amounts, format_seconds, format_size
+from modelcsi.pull.progress import Progress, ProgressReport
+from modelcsi.quantities import format_amounts, format_seconds, format_size
 
 GIB = 1 << 30
 

@@ -73,7 +73,7 @@ def test_a_full_store_says_need_and_free_space(tmp_path: Path) -> None:
         space.reserve(10 * MIB, "registry.test/model:v1")
 
     assert (
-        "registry.test/model:v1 needs 10485760 bytes (10 MiB); 3145728 (3 MiB) are free for models in"
+        "registry.test/model:v1 needs 10485760 bytes (10.0 MiB); 3145728 (3.0 MiB) are free for models in"
         f" {tmp_path}" == caught.value.message
     )
     assert "disk_usage_limit" in caught.value.hint
