@@ -156,7 +156,7 @@ def test_database_lost_and_new_pod(make_driver: MakeDriver, registry: FakeRegist
 
 
 def test_database_lost_and_pod_gone(make_driver: MakeDriver, registry: FakeRegistry) -> None:
-    """Unpublish of a mount that only the mount table knows, also without a publish before; other arguments are refused."""
+    """Unpublish of a mount that only the mount table knows; another model there is refused, and not finally: kubelet must come back."""
     driver = make_driver()
     model = push(registry.content, "kill/gone", random_files("gone", 1000))
     other = push(registry.content, "kill/gone", random_files("other", 1000), tag="v2")
@@ -167,7 +167,7 @@ def test_database_lost_and_pod_gone(make_driver: MakeDriver, registry: FakeRegis
         path.unlink()
     driver.start()
 
-    assert grpc.StatusCode.ALREADY_EXISTS == driver.kubelet.publish(other.volume(registry.host, "gone")).code
+    assert grpc.StatusCode.UNAVAILABLE == driver.kubelet.publish(other.volume(registry.host, "gone")).code
     assert OK == driver.kubelet.unpublish(volume).code
     assert [] == driver.mounts()
     assert [] == driver.ask("status")["publications"]
