@@ -30,6 +30,9 @@ _KINDS: tuple[Kind, ...] = (
     GENERIC,
 )
 
+_MAX_BYTES = 1 << 62
+"""Of all layers: sums of sizes are recorded, and compared with free space, as signed 64-bit numbers."""
+
 
 @dataclass(frozen=True, slots=True)
 class Artifact:
@@ -46,8 +49,8 @@ class Artifact:
 def recognise(manifest: Manifest, digest: Digest) -> Artifact:
     """The artifact that `manifest`, whose digest is `digest`, describes.
 
-    Raises UnsupportedArtifact when it is no model, is of a kind that cannot be mounted, names an unsafe path, or has no
-    content.
+    Raises UnsupportedArtifact when it is no model, is of a kind that cannot be mounted, names an unsafe path, has no
+    content, or more than any disk holds.
     """
     kind = next(kind for kind in _KINDS if kind.matches(manifest))
     for descriptor in manifest.layers:
@@ -57,6 +60,7 @@ def recognise(manifest: Manifest, digest: Digest) -> Artifact:
     if not contents.layers:
         raise UnsupportedArtifact("; ".join(("the artifact has no content", *contents.warnings[:3])))
     _refuse_two_forms(contents.layers)
+    _refuse_impossible_size(contents.layers)
     return Artifact(digest, kind.name, contents.layers, contents.warnings)
 
 
@@ -67,3 +71,9 @@ def _refuse_two_forms(layers: tuple[Layer, ...]) -> None:
         form = (layer.codec.is_tar, layer.undecided)
         if forms.setdefault(layer.digest, form) != form:
             raise UnsupportedArtifact(f"the manifest names {layer.where} both as a file and as a tar")
+
+
+def _refuse_impossible_size(layers: tuple[Layer, ...]) -> None:
+    size = sum(size for _, size in {(layer.digest, layer.size) for layer in layers})
+    if size > _MAX_BYTES:
+        raise UnsupportedArtifact(f"the layers have the impossible size of {size} bytes in all")

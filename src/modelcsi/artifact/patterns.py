@@ -10,10 +10,15 @@ from __future__ import annotations
 
 import enum
 from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import TypeAlias
 
 _SLASH = ord("/")
 _BACKSLASH = ord("\\")
 _REPLACEMENT = 0xFFFD
+_MAX_PARSED = 4096
+"""Parts of patterns that are kept parsed: a selection is asked once per file."""
 
 
 class Verdict(enum.Enum):
@@ -26,6 +31,21 @@ class Verdict(enum.Enum):
 
 class _MalformedError(Exception):
     """The pattern is malformed at a place that the match has reached (Go's ErrBadPattern)."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Class:
+    """What stands in brackets: first and last characters, which may be the same."""
+
+    ranges: tuple[tuple[int, int], ...]
+    is_negated: bool
+
+    def has(self, rune: int) -> bool:
+        return any(low <= rune <= high for low, high in self.ranges) is not self.is_negated
+
+
+_Elements: TypeAlias = tuple[int | _Class | None, ...]
+"""Of the part of a pattern between stars: a byte as it is, a class, or any character but a slash (None)."""
 
 
 def judge(pattern: str, path: Sequence[str]) -> Verdict:
@@ -103,30 +123,33 @@ def _match(pattern: bytes, name: bytes) -> bool | None:
 
 
 def _match_chunks(pattern: bytes, name: bytes) -> bool:
+    position = 0
     while pattern:
         star, chunk, pattern = _scan_chunk(pattern)
         if star and not chunk:
-            return b"/" not in name
-        rest = _match_chunk(chunk, name)
-        if rest is not None and (not rest or pattern):
-            name = rest
+            return _SLASH not in name[position:]
+        elements = _parse_chunk(chunk)
+        end = _match_chunk(elements, name, position)
+        if end is not None and (end == len(name) or pattern):
+            position = end
             continue
         if not star:
             return False
-        found = _match_behind_star(chunk, name, is_last=not pattern)
-        if found is None:
+        end = _match_behind_star(elements, name, position, is_last=not pattern)
+        if end is None:
             return False
-        name = found
-    return not name
+        position = end
+    return position == len(name)
 
 
-def _match_behind_star(chunk: bytes, name: bytes, *, is_last: bool) -> bytes | None:
-    for skipped in range(1, len(name) + 1):
-        if name[skipped - 1] == _SLASH:
+def _match_behind_star(elements: _Elements, name: bytes, start: int, *, is_last: bool) -> int | None:
+    """Where a match ends that begins behind at least one character of the star's; None when there is none."""
+    for position in range(start + 1, len(name) + 1):
+        if name[position - 1] == _SLASH:
             return None
-        rest = _match_chunk(chunk, name[skipped:])
-        if rest is not None and not (is_last and rest):
-            return rest
+        end = _match_chunk(elements, name, position)
+        if end is not None and not (is_last and end < len(name)):
+            return end
     return None
 
 
@@ -149,74 +172,80 @@ def _scan_chunk(pattern: bytes) -> tuple[bool, bytes, bytes]:
     return len(body) < len(pattern), body[:position], body[position:]
 
 
-def _match_chunk(chunk: bytes, name: bytes) -> bytes | None:
-    """What is left of `name` after `chunk`, which has no star; None when it does not begin so.
-
-    Goes on to the end of the chunk after a failure, to notice that it is malformed.
-    """
-    failed = False
-    while chunk:
-        failed = failed or not name
-        operator = chunk[:1]
-        if operator == b"[":
-            rune, width = (0, 0) if failed else _decode_rune(name)
-            is_in, chunk = _match_class(chunk[1:], rune)
-            name = name[width:]
-            failed = failed or not is_in
+def _match_chunk(elements: _Elements, name: bytes, position: int) -> int | None:
+    """Where the match of a chunk ends that begins at `position` of `name`; None when there is none."""
+    if len(elements) > len(name) - position:  # each takes a byte at least
+        return None
+    for element in elements:
+        if position >= len(name):
+            return None
+        if isinstance(element, int):
+            if element != name[position]:
+                return None
+            position += 1
             continue
-        if operator == b"?":
-            if not failed:
-                failed = name[0] == _SLASH
-                name = name[_decode_rune(name)[1] :]
-            chunk = chunk[1:]
+        rune, width = _decode_rune(name, position)
+        if name[position] == _SLASH if element is None else not element.has(rune):
+            return None
+        position += width
+    return position
+
+
+@lru_cache(maxsize=_MAX_PARSED)
+def _parse_chunk(chunk: bytes) -> _Elements:
+    """The elements of a chunk, which has no star. Whether it is malformed does not depend on the name that it meets."""
+    elements: list[int | _Class | None] = []
+    position = 0
+    while position < len(chunk):
+        operator = chunk[position : position + 1]
+        if operator == b"[":
+            element, position = _parse_class(chunk, position + 1)
+            elements.append(element)
             continue
         if operator == b"\\":
-            chunk = chunk[1:]
-            if not chunk:
+            position += 1
+            if position == len(chunk):
                 raise _MalformedError
-        if not failed:
-            failed = chunk[0] != name[0]
-            name = name[1:]
-        chunk = chunk[1:]
-    return None if failed else name
+        elements.append(None if operator == b"?" else chunk[position])
+        position += 1
+    return tuple(elements)
 
 
-def _match_class(chunk: bytes, rune: int) -> tuple[bool, bytes]:
-    """Whether the class behind `[` has the character, and the chunk behind its `]`."""
-    negated = chunk.startswith(b"^")
-    chunk = chunk[negated:]
-    matched = False
-    ranges = 0
-    while not (ranges and chunk.startswith(b"]")):
-        low, chunk = _class_character(chunk)
+def _parse_class(chunk: bytes, position: int) -> tuple[_Class, int]:
+    """The class behind `[`, and where the chunk goes on behind its `]`."""
+    is_negated = chunk.startswith(b"^", position)
+    position += is_negated
+    ranges: list[tuple[int, int]] = []
+    while not (ranges and chunk.startswith(b"]", position)):
+        low, position = _class_character(chunk, position)
         high = low
-        if chunk.startswith(b"-"):
-            high, chunk = _class_character(chunk[1:])
-        matched = matched or low <= rune <= high
-        ranges += 1
-    return matched is not negated, chunk[1:]
+        if chunk.startswith(b"-", position):
+            high, position = _class_character(chunk, position + 1)
+        ranges.append((low, high))
+    return _Class(tuple(ranges), is_negated), position + 1
 
 
-def _class_character(chunk: bytes) -> tuple[int, bytes]:
-    if not chunk or chunk[0] in b"-]":
+def _class_character(chunk: bytes, position: int) -> tuple[int, int]:
+    """A character of a class, and where the chunk goes on."""
+    if position >= len(chunk) or chunk[position] in b"-]":
         raise _MalformedError
-    if chunk[0] == _BACKSLASH:
-        chunk = chunk[1:]
-        if not chunk:
+    if chunk[position] == _BACKSLASH:
+        position += 1
+        if position == len(chunk):
             raise _MalformedError
-    rune, width = _decode_rune(chunk)
-    if (rune == _REPLACEMENT and width == 1) or len(chunk) == width:
+    rune, width = _decode_rune(chunk, position)
+    if (rune == _REPLACEMENT and width == 1) or position + width == len(chunk):
         raise _MalformedError
-    return rune, chunk[width:]
+    return rune, position + width
 
 
-def _decode_rune(text: bytes) -> tuple[int, int]:
-    """The first character and its width; U+FFFD of width 1 for bytes that are not UTF-8, as in Go."""
-    if text[0] < 0x80:
-        return text[0], 1
+def _decode_rune(text: bytes, position: int) -> tuple[int, int]:
+    """The character there and its width; U+FFFD of width 1 for bytes that are not UTF-8, as in Go."""
+    if text[position] < 0x80:
+        return text[position], 1
     for width in (2, 3, 4):
         try:
-            return ord(text[:width].decode()), width
+            return ord(text[position : position + width].decode()), width
         except UnicodeDecodeError:
             continue
     return _REPLACEMENT, 1

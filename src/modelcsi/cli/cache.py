@@ -17,11 +17,15 @@ from modelcsi.cli.main import DEFAULT_CONFIG, DONE, FAILED
 from modelcsi.cli.terminal import draw_bar, draw_table
 from modelcsi.config.file import load_config, parse_size
 from modelcsi.errors import NotFound
+from modelcsi.mount.mounter import Mounter
 from modelcsi.pull.puller import Puller, PullLimits
 from modelcsi.quantities import format_amounts, format_seconds, format_size
 from modelcsi.store.layout import StoreLayout
 from modelcsi.store.store import Store
 from modelcsi.volume.inventory import Inventory
+from modelcsi.volume.restore import restore
+
+_REMOVING = frozenset({"prune", "verify"})
 
 
 class _Driver:
@@ -138,5 +142,8 @@ def _node(options: argparse.Namespace) -> Iterator[Control]:
         yield driver
         return
     with closing(Store(Path(root))) as store:
+        if getattr(options, "action", None) in _REMOVING:
+            # What pods see is kept because of its record. The database may have been lost since the last driver ended.
+            restore(store, Mounter())
         puller = Puller(store, *registry_of(settings_of_flags(None, None)), PullLimits())
         yield Inventory(store, puller)

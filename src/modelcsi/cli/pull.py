@@ -1,4 +1,6 @@
-"""`modelcsi pull` and the store it works in: hidden beside DIR, so that an interrupted pull goes on where it was."""
+"""`modelcsi pull` and the store it works in: hidden beside DIR, or in a DIR that is there already.
+
+An interrupted pull goes on where it was."""
 
 from __future__ import annotations
 
@@ -13,7 +15,17 @@ from pathlib import Path
 from modelcsi.cli.build import registry_of, settings_of_flags
 from modelcsi.cli.terminal import ProgressLine
 from modelcsi.deadline import Deadline
-from modelcsi.errors import InvalidRequest, PullPending, TransientError
+from modelcsi.errors import (
+    FinalError,
+    Forbidden,
+    InvalidRequest,
+    NotFound,
+    PullPending,
+    TransientError,
+    Unauthenticated,
+    UnsupportedArtifact,
+)
+from modelcsi.oci.digest import Digest
 from modelcsi.oci.reference import Reference
 from modelcsi.pull.patience import Patience
 from modelcsi.pull.policy import PullPolicy
@@ -25,6 +37,8 @@ from modelcsi.store.store import Store
 from modelcsi.volume.spec import parse_selection
 
 _OWNER = "modelcsi pull"
+_HIDDEN = ".modelcsi-pull"
+_SPENT = ".done"
 _TICK_SECONDS = 0.2
 _RESOLVE_SECONDS = 60.0
 _GIVE_UP_SECONDS = 120.0
@@ -34,32 +48,78 @@ _GIVE_UP_SECONDS = 120.0
 def run_pull(options: argparse.Namespace) -> int:
     """Pull an artifact's files into a new or empty directory."""
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s: %(message)s")
-    directory: Path = options.directory.absolute()
-    if directory.exists() and (not directory.is_dir() or any(directory.iterdir())):
-        raise InvalidRequest(f"{directory} exists and is not an empty directory", hint="name another one, or empty it")
+    directory = _resolved(options.directory)
     selection = parse_selection(exclude_weights=options.exclude_model_weights, patterns=options.exclude_file_patterns)
     wish = Wish(Reference.parse(options.reference), PullPolicy.ALWAYS, selection)
     directory.parent.mkdir(parents=True, exist_ok=True)
-    root = directory.parent / f".{directory.name}.modelcsi-pull"
+    root = _store_root(directory)
     began = time.monotonic()
+    _discard(_spent(root))
+    was_there = root.exists()
+    try:
+        digest = _pull(wish, directory, root, options)
+    except FinalError as error:
+        # Nothing here can be gone on with, except where an earlier call got further than these credentials or this name.
+        if not (was_there and isinstance(error, (NotFound, Unauthenticated, Forbidden))):
+            _discard(root)
+        raise
+    size = sum(path.lstat().st_size for path in directory.rglob("*") if path.is_file())
+    result = {
+        "reference": str(wish.reference),
+        "digest": str(digest),
+        "directory": str(directory),
+        "size_bytes": size,
+    }
+    seconds = time.monotonic() - began
+    text = f"{directory}: {format_size(size)} in {format_seconds(seconds)}, {digest}"
+    print(json.dumps(result) if options.json else text)
+    return 0
+
+
+def _resolved(path: Path) -> Path:
+    """The directory that is meant. Raises InvalidRequest for one that is not empty, or no directory."""
+    try:
+        directory = path.resolve()
+    except (OSError, RuntimeError) as error:  # a loop of symlinks is a RuntimeError up to Python 3.12
+        raise InvalidRequest(f"{path} cannot be resolved: {error}") from error
+    if directory.exists() and (not directory.is_dir() or any(not _is_ours(child) for child in directory.iterdir())):
+        raise InvalidRequest(f"{directory} exists and is not an empty directory", hint="name another one, or empty it")
+    return directory
+
+
+def _store_root(directory: Path) -> Path:
+    """Where the store is: on the filesystem of the directory, since files are linked, and nowhere else.
+
+    A directory that is there may be a mount point, or its parent read-only: then the store is in it.
+    """
+    return directory / _HIDDEN if directory.is_dir() else directory.parent / f".{directory.name}{_HIDDEN}"
+
+
+def _spent(root: Path) -> Path:
+    """The name of a store whose view was handed over: what its content links to is the user's, who may change it."""
+    return root.with_name(f"{root.name}{_SPENT}")
+
+
+def _is_ours(path: Path) -> bool:
+    return path.name in {_HIDDEN, _spent(path.with_name(_HIDDEN)).name}
+
+
+def _discard(root: Path) -> None:
+    """Remove a store that nobody uses. Raises Busy."""
+    if root.exists():
+        with closing(Store(root)):  # locked: it may be the one that another process is handing over
+            remove_tree(root)
+
+
+def _pull(wish: Wish, directory: Path, root: Path, options: argparse.Namespace) -> Digest:
     with closing(Store(root)) as store:
         registry, keychain = registry_of(settings_of_flags(options.docker_config, options.registry_config))
         puller = Puller(store, registry, keychain, PullLimits())
         resolved = puller.resolve(wish, Patience(Deadline.after(_RESOLVE_SECONDS)))
         view = _wait(puller, resolved)
-        _hand_over(view, directory)
-    remove_tree(root)
-    size = sum(path.lstat().st_size for path in directory.rglob("*") if path.is_file())
-    result = {
-        "reference": str(wish.reference),
-        "digest": str(resolved.artifact.digest),
-        "directory": str(directory),
-        "size_bytes": size,
-    }
-    seconds = time.monotonic() - began
-    text = f"{directory}: {format_size(size)} in {format_seconds(seconds)}, {resolved.artifact.digest}"
-    print(json.dumps(result) if options.json else text)
-    return 0
+        _hand_over(view, directory, root)
+        remove_tree(_spent(root))
+    return resolved.artifact.digest
 
 
 def _wait(puller: Puller, resolved: Resolved) -> PulledView:
@@ -83,11 +143,21 @@ def _wait(puller: Puller, resolved: Resolved) -> PulledView:
                     raise
 
 
-def _hand_over(view: PulledView, directory: Path) -> None:
-    """Make the view the user's: renamed into place, writable for its owner. Its files are hard links of content that goes."""
+def _hand_over(view: PulledView, directory: Path, root: Path) -> None:
+    """Make the view the user's: renamed into place, writable for its owner.
+
+    Its files are hard links of the store's content, which the user may change from then on. The store loses its name first,
+    so that a call after an interruption cannot take it for what was verified.
+    """
+    if (view.path / _HIDDEN).exists() or (view.path / _spent(root).name).exists():
+        raise UnsupportedArtifact(f"the artifact has a file {_HIDDEN}, the name of this command's own")
     for path in [view.path, *view.path.rglob("*")]:
         if not path.is_symlink():
             path.chmod(path.stat().st_mode | (0o700 if path.is_dir() else 0o200))
-    if directory.exists():
-        directory.rmdir()
-    view.path.rename(directory)
+    root.rename(_spent(root))
+    tree = _spent(root) / view.path.relative_to(root)
+    if not directory.exists():
+        tree.rename(directory)
+        return
+    for child in tree.iterdir():
+        child.rename(directory / child.name)

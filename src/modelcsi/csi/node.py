@@ -6,7 +6,7 @@ decided by `volume.spec`, what happens by `volume.volumes`.
 
 from __future__ import annotations
 
-from pathlib import Path
+import os
 from typing import Protocol
 
 import grpc
@@ -51,14 +51,14 @@ class Node(csi_pb2_grpc.NodeServicer):
         """Mount the model, read-only whatever `readonly` says (kubelet's flag does not follow pv.spec.csi.readOnly)."""
         deadline = deadline_of(context)
         check_text("volume_id", request.volume_id, MAX_ID_BYTES)
-        _check_target(request.target_path)
+        target = _target(request.target_path)
         if not request.HasField("volume_capability"):
             raise InvalidRequest("volume_capability is missing")
         check_capabilities([request.volume_capability])
         attributes = dict(request.volume_context)
         if sum(len(key) + len(value) for key, value in attributes.items()) > _MAX_ATTRIBUTES_BYTES:
             raise InvalidRequest(f"volume_context has over {_MAX_ATTRIBUTES_BYTES} bytes")
-        spec = parse_spec(request.volume_id, request.target_path, attributes, dict(request.secrets), self._service_name)
+        spec = parse_spec(request.volume_id, target, attributes, dict(request.secrets), self._service_name)
         self._volumes.publish(spec, deadline)
         return csi_pb2.NodePublishVolumeResponse()
 
@@ -71,17 +71,16 @@ class Node(csi_pb2_grpc.NodeServicer):
         """
         if not request.volume_id:
             raise InvalidRequest("volume_id is missing")
-        _check_target(request.target_path)
-        self._volumes.unpublish(VolumeId(request.volume_id), request.target_path)
+        self._volumes.unpublish(VolumeId(request.volume_id), _target(request.target_path))
         return csi_pb2.NodeUnpublishVolumeResponse()
 
     def NodeGetVolumeStats(
         self, request: csi_pb2.NodeGetVolumeStatsRequest, context: grpc.ServicerContext
     ) -> csi_pb2.NodeGetVolumeStatsResponse:
-        """Bytes, inodes and condition of a published volume; a path that cannot be a target is simply not found."""
+        """Bytes, inodes and condition of a published volume; a relative path is simply not found."""
         check_text("volume_id", request.volume_id, MAX_ID_BYTES)
-        check_text("volume_path", request.volume_path, _MAX_PATH_BYTES)
-        stats = self._volumes.stats(VolumeId(request.volume_id), request.volume_path)
+        path = _normalised("volume_path", request.volume_path)
+        stats = self._volumes.stats(VolumeId(request.volume_id), path)
         usage = csi_pb2.VolumeUsage
         return csi_pb2.NodeGetVolumeStatsResponse(
             usage=[
@@ -118,7 +117,20 @@ class Node(csi_pb2_grpc.NodeServicer):
         return csi_pb2.NodeGetInfoResponse(node_id=self._node_id)
 
 
-def _check_target(target: str) -> None:
-    check_text("target_path", target, _MAX_PATH_BYTES)
-    if not Path(target).is_absolute():
-        raise InvalidRequest(f"target_path {target[:200]!r} is not absolute")
+def _target(text: str) -> str:
+    target = _normalised("target_path", text)
+    if not os.path.isabs(target):
+        raise InvalidRequest(f"target_path {text[:200]!r} is not absolute")
+    return target
+
+
+def _normalised(name: str, text: str) -> str:
+    """The one spelling of a path, as the kernel's mount table has it: records are found by it.
+
+    A `..` is refused, since what it means depends on symlinks.
+    """
+    check_text(name, text, _MAX_PATH_BYTES)
+    if ".." in text.split("/"):
+        raise InvalidRequest(f"{name} {text[:200]!r} has a part '..'")
+    path = os.path.normpath(text)
+    return path[1:] if path.startswith("//") else path  # POSIX lets two slashes mean something else; Linux does not

@@ -18,15 +18,12 @@ class Claims:
     def __init__(self) -> None:
         self._changed = threading.Condition()
         # Under the condition's lock: for each key the parties in line, the holder first.
-        self._lines: defaultdict[Hashable, deque[_Party]] = defaultdict(deque)
+        self._lines: defaultdict[Hashable, deque[object]] = defaultdict(deque)
 
     @contextlib.contextmanager
-    def hold(self, key: Hashable, stop: threading.Event, side: str = "") -> Iterator[None]:
-        """Be the only one who works on `key`; waits for those who came first. Raises Stopped when `stop` is set meanwhile.
-
-        `side` tells parties apart that could help each other (`has_rivals`).
-        """
-        me = _Party(side)
+    def hold(self, key: Hashable, stop: threading.Event) -> Iterator[None]:
+        """Be the only one who works on `key`; waits for those who came first. Raises Stopped when `stop` is set meanwhile."""
+        me = object()
         with self._changed:
             line = self._lines[key]
             line.append(me)
@@ -44,18 +41,8 @@ class Claims:
             with self._changed:
                 self._leave(key, me)
 
-    def has_rivals(self, key: Hashable, side: str) -> bool:
-        """Whether somebody of another side waits for the key."""
-        with self._changed:
-            return any(party.side != side for party in self._lines.get(key, ()))
-
-    def _leave(self, key: Hashable, party: _Party) -> None:
+    def _leave(self, key: Hashable, party: object) -> None:
         self._lines[key].remove(party)
         if not self._lines[key]:
             del self._lines[key]
         self._changed.notify_all()
-
-
-class _Party:
-    def __init__(self, side: str) -> None:
-        self.side = side

@@ -144,7 +144,7 @@ class PullJob:
         path: Path | None = None
         error: Exception | None = None
         try:
-            with self._queue.turn(lambda: self.progress.remaining_bytes, self._stop):
+            with self._queue.turn(lambda: self.progress.remaining_bytes, self._stop, self.progress.idle_seconds):
                 path = self._pull()
         except Stopped:
             error = PullPending(f"pulling {self.reference} was stopped: nobody waited for it any more")
@@ -158,7 +158,7 @@ class PullJob:
 
     def _pull(self) -> Path:
         layers = sorted(self.layers, key=lambda layer: layer.size, reverse=True)
-        need = sum(self._puller.need_bytes(layer, self.selection) for layer in layers)
+        need = sum(self._puller.need_bytes(layer, self.selection, self._sources.host) for layer in layers)
         reservation = self._store.space.reserve(need, str(self.reference))
         try:
             uses = Counter(layer.digest for layer in self.artifact.layers if layer.codec.is_tar)

@@ -29,7 +29,7 @@ from modelcsi.pull.claims import Claims
 from modelcsi.pull.decode import decode, needs_large_window
 from modelcsi.pull.progress import Progress
 from modelcsi.pull.sources import Sources
-from modelcsi.pull.transfer import Origin, Target, Transfer, Yielded
+from modelcsi.pull.transfer import Origin, Target, Transfer
 from modelcsi.pull.unpack import Unpacker, has_admitted_members, missing_members, peek
 from modelcsi.pull.window import MemoryBudget
 from modelcsi.store.content import ReadyBlob, ReadyLayer
@@ -88,40 +88,32 @@ class LayerPuller:
             rest = iter(partial(file.read, _READ_BYTES), b"")
             return _is_tar(layer, head) and (layer.tar_root is None or has_admitted_members(layer, head, rest))
 
-    def need_bytes(self, layer: Layer, selection: Selection) -> int:
+    def need_bytes(self, layer: Layer, selection: Selection, host: str) -> int:
         """Bytes of disk that bringing the layer takes, as far as the manifest tells."""
         if self.holds(layer, selection):
             return 0
-        return max(0, layer.size - ingested_bytes(self._store.layout, layer.digest))
+        return max(0, layer.size - ingested_bytes(self._store.layout, layer.digest, host))
 
     def pull(self, layer: Layer, work: LayerWork) -> None:
         """Bring the layer here, or wait until another job has, and prove that the job's repository may use it.
 
-        A registry that does not answer keeps nobody waiting who brings the same layer from another host. Raises
-        CorruptContent after three attempts, UnsupportedArtifact, StoreFull, Stopped, or a registry's final answer.
+        Nobody waits for another host: it must deliver the bytes itself in any case. Raises CorruptContent after three
+        attempts, UnsupportedArtifact, StoreFull, Stopped, or a registry's final answer.
         """
-        while True:
-            try:
-                self._pull_in_turn(layer, work)
-            except Yielded:
-                logger.info("%s: %s lets another registry try", layer.where, work.sources.host)
-            else:
+        with self._claims.hold((layer.digest, work.sources.host), work.stop):
+            if not self.holds(layer, work.selection_of(layer)):
+                self._store.collector.begin_writing(layer.digest)
+                try:
+                    self._bring(layer, work)
+                finally:
+                    self._store.collector.end_writing(layer.digest)
+                self._record_delivery(layer, work.sources)
                 return
-
-    def _pull_in_turn(self, layer: Layer, work: LayerWork) -> None:
-        with self._claims.hold(layer.digest, work.stop, work.sources.host):
-            if self.holds(layer, work.selection_of(layer)):
-                if self._is_proven(layer, work.sources):
-                    work.progress.add(layer.size, is_downloaded=False)
-                else:  # another host delivered it: only a full delivery shows that this one holds it too
-                    self._transfer(layer.descriptor, _Nothing(layer.size), work)
-                    self._record_delivery(layer, work.sources)
-                return
-            self._store.collector.begin_writing(layer.digest)
-            try:
-                self._bring(layer, work)
-            finally:
-                self._store.collector.end_writing(layer.digest)
+        # What is here stays, by the job's lease: nobody needs to wait for this proof.
+        if self._is_proven(layer, work.sources):
+            work.progress.add(layer.size, is_downloaded=False)
+        else:  # another host delivered it: only a full delivery shows that this one holds it too
+            self._transfer(layer.descriptor, _Nothing(layer.size), work)
             self._record_delivery(layer, work.sources)
 
     def _bring(self, layer: Layer, work: LayerWork) -> None:
@@ -134,39 +126,39 @@ class LayerPuller:
                 else:
                     self._bring_blob(layer, work)
             except CorruptContent as error:
-                discard_ingest(self._store.layout, layer.digest)
+                discard_ingest(self._store.layout, layer.digest, work.sources.host)
                 if attempt == _ATTEMPTS or work.stop.is_set():
                     raise
                 logger.warning("attempt %d: %s", attempt, error)
             except UnsupportedArtifact:
-                discard_ingest(self._store.layout, layer.digest)
+                discard_ingest(self._store.layout, layer.digest, work.sources.host)
                 raise
             else:
                 return
 
     def _bring_blob(self, layer: Layer, work: LayerWork) -> None:
-        ingest = BlobIngest(self._store.layout, layer.digest, layer.size)
+        ingest = BlobIngest(self._store.layout, layer.digest, layer.size, work.sources.host)
         with closing(ingest):
             self._transfer(layer.descriptor, _Accounted(ingest, work.reservation), work)
             self._store.content.commit(_ready(ingest, layer))
 
     def _bring_tar(self, layer: Layer, work: LayerWork) -> None:
         is_plain = layer.codec.compression is Compression.NONE
-        with closing(self._layer_ingest(layer, work.selection_of(layer), is_resumable=is_plain)) as ingest:
+        with closing(self._layer_ingest(layer, work, is_resumable=is_plain)) as ingest:
             unpacker = Unpacker(layer, work.selection_of(layer), ingest, work.reservation)
             if is_plain or layer.size < KEEP_COMPRESSED_ABOVE_BYTES:
                 self._transfer(layer.descriptor, _Streamed(ingest, layer.size), work, unpacker)
             else:
-                with closing(BlobIngest(self._store.layout, layer.digest, layer.size)) as received:
+                with closing(BlobIngest(self._store.layout, layer.digest, layer.size, work.sources.host)) as received:
                     self._transfer(layer.descriptor, _Accounted(received, work.reservation), work, unpacker)
             self._commit_layer(layer, work, ingest, unpacker.members)
 
     def _bring_undecided(self, layer: Layer, work: LayerWork) -> None:
-        with closing(BlobIngest(self._store.layout, layer.digest, layer.size)) as received:
+        with closing(BlobIngest(self._store.layout, layer.digest, layer.size, work.sources.host)) as received:
             self._transfer(layer.descriptor, _Accounted(received, work.reservation), work)
             head = b"".join(received.read(0, min(layer.size, _READ_BYTES)))
             if _is_tar(layer, head):
-                with closing(self._layer_ingest(layer, work.selection_of(layer), is_resumable=False)) as ingest:
+                with closing(self._layer_ingest(layer, work, is_resumable=False)) as ingest:
                     unpacker = Unpacker(layer, work.selection_of(layer), ingest, work.reservation)
                     self._unpack(unpacker, received.read(0, layer.size), work)
                     if all(layer.admits(member.path) for member in unpacker.members):
@@ -174,14 +166,15 @@ class LayerPuller:
                         return
             self._store.content.commit(_ready(received, layer))
 
-    def _layer_ingest(self, layer: Layer, selection: Selection, *, is_resumable: bool) -> LayerIngest:
+    def _layer_ingest(self, layer: Layer, work: LayerWork, *, is_resumable: bool) -> LayerIngest:
+        selection = work.selection_of(layer)
         plan = json.dumps(
             [
                 *(layer.codec.is_tar, layer.codec.compression.value),
                 *(selection.key(), layer.sole_member_path, layer.is_weight),  # what `wants_member` looks at
             ]
         )
-        return LayerIngest(self._store.layout, layer.digest, plan, is_resumable=is_resumable)
+        return LayerIngest(self._store.layout, layer.digest, plan, work.sources.host, is_resumable=is_resumable)
 
     def _commit_layer(self, layer: Layer, work: LayerWork, ingest: LayerIngest, members: list[Member]) -> None:
         self._store.content.commit(ReadyLayer(ingest, tuple(members)))
@@ -196,7 +189,6 @@ class LayerPuller:
         inline = b"" if descriptor.size == 0 else descriptor.data
         origin: Origin = work.sources if inline is None else _Inline(inline)
         transfer = Transfer(origin, work.progress, self._budget, work.stop)
-        transfer.has_rivals = lambda: self._claims.has_rivals(descriptor.digest, work.sources.host)
         transfer.run(
             descriptor, target, None if unpacker is None else lambda pieces: self._unpack(unpacker, pieces, work)
         )

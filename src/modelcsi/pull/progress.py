@@ -52,6 +52,7 @@ class Progress:
         self._done = 0
         self._downloaded = 0
         self._trouble: TransientError | None = None
+        self._moved_at = clock()
         self._samples: deque[tuple[float, int]] = deque([(clock(), 0)])
 
     def add(self, size: int, *, is_downloaded: bool = True) -> None:
@@ -59,6 +60,7 @@ class Progress:
         now = self._clock()
         with self._lock:
             self._done += size
+            self._moved_at = now
             if not is_downloaded:
                 return
             self._downloaded += size
@@ -74,6 +76,11 @@ class Progress:
         """An attempt failed and will be made again."""
         with self._lock:
             self._trouble = error
+
+    def idle_seconds(self) -> float:
+        """How long no byte has come, from the network or the disk."""
+        with self._lock:
+            return self._clock() - self._moved_at
 
     @property
     def downloaded_bytes(self) -> int:

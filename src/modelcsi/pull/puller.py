@@ -16,7 +16,7 @@ from typing import Protocol
 
 from modelcsi.artifact.tree import wanted_layers
 from modelcsi.deadline import Deadline
-from modelcsi.errors import ModelCsiError
+from modelcsi.errors import FinalError, ModelCsiError
 from modelcsi.pull.job import PullJob
 from modelcsi.pull.layers import LayerPuller, is_told
 from modelcsi.pull.patience import Patience
@@ -84,7 +84,9 @@ class Puller:
         self._layers = LayerPuller(store, MemoryBudget(limits.memory_bytes))
         self._queue = JobQueue(limits.jobs, limits.layers_at_once)
         self._lock = threading.Lock()
-        self._jobs: dict[Hashable, PullJob] = {}  # under the lock: those that run
+        # Under the lock: jobs that run; and those that ended with a final error which some owners were not told yet.
+        self._jobs: dict[Hashable, PullJob] = {}
+        self._failed: dict[Hashable, PullJob] = {}
 
     def use(self, registry: Registry, keychain: Keychain) -> None:
         """Use these from the next wish on; jobs that run keep what they have."""
@@ -121,15 +123,21 @@ class Puller:
         self._store.content.keep_manifest(artifact.digest, resolved.manifest)
         job = self._join(resolved, owner)
         patience.attach(job.nudge)
-        path = job.wait(patience.is_over, patience.deadline.remaining_seconds, resolved.repository)
+        try:
+            path = job.wait(patience.is_over, patience.deadline.remaining_seconds, resolved.repository)
+        except FinalError:
+            self.leave(owner)  # told now
+            raise
         return PulledView(view, path)
 
     def leave(self, owner: str) -> None:
         """The owner's lease is gone: jobs that nobody else wants stop."""
         with self._lock:
-            jobs = list(self._jobs.values())
+            jobs = [*self._jobs.values(), *self._failed.values()]
         for job in jobs:
             job.leave(owner)
+        with self._lock:
+            self._failed = {key: job for key, job in self._failed.items() if job.owners}
 
     def running(self) -> list[PullStatus]:
         """What is being pulled now."""
@@ -160,6 +168,9 @@ class Puller:
     def _join(self, resolved: Resolved, owner: str) -> PullJob:
         key = PullJob.key(resolved)
         with self._lock:
+            failed = self._failed.get(key)
+            if failed is not None and owner in failed.owners:
+                return failed  # it ended while this owner was away, and would end so again
             job = self._jobs.get(key)
             if job is not None and job.join(owner, resolved.repository):
                 return job
@@ -177,6 +188,8 @@ class Puller:
         with self._lock:
             if self._jobs.get(key) is job:
                 del self._jobs[key]
+            if isinstance(job.error, FinalError) and job.owners:
+                self._failed[key] = job
         error = job.error
         if self.observer is not None:
             self.observer.pull_finished(job, error)

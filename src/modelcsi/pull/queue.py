@@ -8,13 +8,28 @@ from __future__ import annotations
 
 import contextlib
 import threading
+import time
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 
 from modelcsi.pull.claims import Claims
 from modelcsi.pull.transfer import Stopped
 
 _SMALL_BYTES = 256 << 20
 _LOOK_SECONDS = 0.5
+_IDLE_SECONDS = 5.0
+_IDLE_FACTOR = 6
+"""Idle jobs hold threads and connections, so they are bounded too."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Holder:
+    is_small: bool
+    idle_seconds: Callable[[], float]
+    since: float
+
+    def is_moving(self) -> bool:
+        return min(self.idle_seconds(), time.monotonic() - self.since) < _IDLE_SECONDS
 
 
 class JobQueue:
@@ -29,13 +44,18 @@ class JobQueue:
         self.views = Claims()
         """Which views are being built."""
         self._changed = threading.Condition()
-        # Under the condition's lock: turns that are taken, by size class, and who waits with what remainder.
-        self._taken = {True: 0, False: 0}
+        # Under the condition's lock: who has a turn, with its size class and what tells how long it got nothing; who waits,
+        # with what remainder.
+        self._holders: dict[object, _Holder] = {}
         self._waiting: dict[object, Callable[[], int]] = {}
 
     @contextlib.contextmanager
-    def turn(self, remaining: Callable[[], int], stop: threading.Event) -> Iterator[None]:
-        """Wait for a turn and hold it. Raises Stopped when `stop` is set meanwhile."""
+    def turn(
+        self, remaining: Callable[[], int], stop: threading.Event, idle_seconds: Callable[[], float] = lambda: 0.0
+    ) -> Iterator[None]:
+        """Wait for a turn and hold it; who gets nothing for a while (`idle_seconds`) does not count, so that a dead registry
+        keeps nobody waiting. Raises Stopped when `stop` is set meanwhile.
+        """
         me = object()
         is_small = remaining() <= _SMALL_BYTES
         with self._changed:
@@ -45,7 +65,7 @@ class JobQueue:
                     if stop.is_set():
                         raise Stopped
                     self._changed.wait(_LOOK_SECONDS)
-                self._taken[is_small] += 1
+                self._holders[me] = _Holder(is_small, idle_seconds, time.monotonic())
             finally:
                 del self._waiting[me]
                 self._changed.notify_all()  # another turn may be free, for who is next now
@@ -53,11 +73,12 @@ class JobQueue:
             yield
         finally:
             with self._changed:
-                self._taken[is_small] -= 1
+                del self._holders[me]
                 self._changed.notify_all()
 
     def _is_next(self, me: object, *, is_small: bool) -> bool:
-        if self._taken[is_small] >= self._turns:
+        moving = [holder for holder in self._holders.values() if holder.is_small == is_small and holder.is_moving()]
+        if len(moving) >= self._turns or len(self._holders) >= _IDLE_FACTOR * self._turns:
             return False
         rivals = [other for other, left in self._waiting.items() if (left() <= _SMALL_BYTES) == is_small]
         return me is min(rivals, key=lambda other: self._waiting[other](), default=me)

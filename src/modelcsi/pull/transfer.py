@@ -25,12 +25,12 @@ from modelcsi.pull.window import PIECE_BYTES, MemoryBudget, Window
 logger = logging.getLogger(__name__)
 
 _MAX_PAUSE_SECONDS = 30.0
+_MAX_RETRY_AFTER_SECONDS = 120.0
+"""What a registry may ask for; more would keep newer credentials, and its own recovery, unnoticed."""
 _MAX_CONNECTIONS = 8
 _SLOW_BYTES_PER_SECOND = 300e6
 _GROWTH_GAIN = 1.2
 _LOOK_SECONDS = 0.1
-_FAILURES_BEFORE_YIELD = 4
-"""In a row, that is after one second without a byte at the least."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,10 +87,6 @@ class Stopped(Exception):
     """Nobody wants the transfer any more."""
 
 
-class Yielded(Exception):
-    """The registry does not answer, and somebody waits who can ask another one."""
-
-
 _Reader = Callable[[Iterator[bytes]], None]
 """Gets every byte of a blob in order."""
 
@@ -109,8 +105,6 @@ class Transfer:
     """One attempt to bring one blob here; connections are resumed without end while somebody wants it."""
 
     growth = Growth()
-    has_rivals: Callable[[], bool] = staticmethod(lambda: False)
-    """Whether somebody else could do better while this one gets nothing; set by who knows."""
 
     def __init__(self, origin: Origin, progress: Progress, budget: MemoryBudget, stop: threading.Event) -> None:
         self._lock = threading.Lock()
@@ -280,13 +274,11 @@ class Transfer:
         """Wait before the next attempt: at once after progress, then doubling, or as long as the registry asked for."""
         pause = min(0.05 * 4 ** min(failures - 1, 8), _MAX_PAUSE_SECONDS)  # bounded twice: floats end at 4 ** 512
         if error.retry_after_seconds is not None:
-            pause = max(pause, error.retry_after_seconds)
+            pause = max(pause, min(error.retry_after_seconds, _MAX_RETRY_AFTER_SECONDS))
         ends = time.monotonic() + pause
         while window.error is None and (left := ends - time.monotonic()) > 0:
             if self._stop.wait(min(left, 0.5)):
                 raise Stopped
-            if failures >= _FAILURES_BEFORE_YIELD and self.has_rivals():
-                raise Yielded
         if window.error is not None:
             raise window.error
 

@@ -6,8 +6,10 @@ What a crash left behind without an owner (ingests, orphaned content) goes first
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import threading
+from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -46,7 +48,7 @@ class Collector:
         self._content = content
         self._views = views
         self._records = records
-        self._writing: set[Digest] = set()  # under the lock: ingests in use
+        self._writing: Counter[Digest] = Counter()  # under the lock: how many ingests of a digest are in use
 
     def keep(self, record: ArtifactRecord, content: list[Digest], owner: str) -> None:
         """Give `owner` a lease on an artifact; from the return on, what is there of its content stays."""
@@ -56,12 +58,16 @@ class Collector:
     def begin_writing(self, digest: Digest) -> None:
         """The ingest of this digest is in use: leave it alone until `end_writing`."""
         with self._lock:
-            self._writing.add(digest)
+            self._writing[digest] += 1
 
     def end_writing(self, digest: Digest) -> None:
         """The ingest is committed, or left for a later attempt."""
         with self._lock:
-            self._writing.discard(digest)
+            self._writing[digest] -= 1
+            if not self._writing[digest]:
+                del self._writing[digest]
+                with contextlib.suppress(OSError):  # absent, or not empty: something is kept for a later attempt
+                    self._layout.ingests_of(digest).rmdir()
 
     def make_room(self, need_bytes: int) -> Sweep:
         """Free at least `need_bytes` if what nobody holds is that much; else all of it."""

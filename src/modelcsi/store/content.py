@@ -42,6 +42,11 @@ class ReadyBlob:
         """The blob's digest."""
         return self.ingest.digest
 
+    @property
+    def directory(self) -> Path:
+        """What goes with the commit."""
+        return self.ingest.directory
+
 
 @dataclass(frozen=True, slots=True)
 class ReadyLayer:
@@ -54,6 +59,11 @@ class ReadyLayer:
     def digest(self) -> Digest:
         """The digest of the whole tar, as transferred."""
         return self.ingest.digest
+
+    @property
+    def directory(self) -> Path:
+        """What goes with the commit: the bytes that were received, too."""
+        return self.ingest.directory.parent
 
 
 @dataclass(slots=True)
@@ -173,7 +183,7 @@ class ContentStore:
                     sync_directory(directory)
             for ticket in batch:
                 ticket.item.ingest.close()
-                shutil.rmtree(self.layout.ingest(ticket.item.digest))
+                shutil.rmtree(ticket.item.directory)
         except Exception as error:  # noqa: BLE001 - raised again by each `commit` of the batch
             for ticket in batch:
                 ticket.error = error
@@ -205,7 +215,8 @@ class ContentStore:
 
     def _rename(self, item: ReadyBlob | ReadyLayer) -> None:
         if isinstance(item, ReadyBlob):
-            item.ingest.path.rename(self.layout.blob(item.digest))
+            if not self.has_blob(item.digest):  # another host may have been faster; views link what it brought
+                item.ingest.path.rename(self.layout.blob(item.digest))
             return
         final, known = self.layout.layer(item.digest), self._known(item)
         if known is None and final.exists():  # a directory that no record committed

@@ -34,13 +34,13 @@ _OPEN = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
 class BlobIngest:
     """A blob's bytes, written at any offset by one thread at a time; each byte is written once per object."""
 
-    def __init__(self, layout: StoreLayout, digest: Digest, size: int) -> None:
+    def __init__(self, layout: StoreLayout, digest: Digest, size: int, host: str = "") -> None:
         self._partial: dict[int, int] = {}  # bytes that are there of chunks that are not complete
         self.digest = digest
         self.size = size
-        self.directory = layout.ingest(digest)
+        self.directory = layout.ingest(digest, host)
         with space_errors(str(digest)):
-            self.directory.mkdir(mode=0o700, exist_ok=True)
+            self.directory.mkdir(mode=0o700, parents=True, exist_ok=True)
             self.chunks = ChunkMap(self.directory / "chunks", size)
             self.fd = _open_again(self.path)
             self._file = BlobFile(self.path, self.fd)
@@ -118,9 +118,9 @@ class LayerIngest:
     dropped. Members that an earlier attempt wrote are not written twice.
     """
 
-    def __init__(self, layout: StoreLayout, digest: Digest, plan: str, *, is_resumable: bool) -> None:
+    def __init__(self, layout: StoreLayout, digest: Digest, plan: str, host: str = "", *, is_resumable: bool) -> None:
         self.digest = digest
-        self.directory = directory = layout.ingest(digest) / "tar"
+        self.directory = directory = layout.ingest(digest, host) / "tar"
         self.members = directory / "members"
         self._stray_fd = self._journal_fd = self._member_fd = -1
         self._member_offset = self._member_stored = 0
@@ -257,14 +257,14 @@ class LayerIngest:
         return stray
 
 
-def ingested_bytes(layout: StoreLayout, digest: Digest) -> int:
+def ingested_bytes(layout: StoreLayout, digest: Digest, host: str = "") -> int:
     """Bytes on the disk that an unfinished ingest of the digest takes."""
-    return disk_bytes(layout.ingest(digest))
+    return disk_bytes(layout.ingest(digest, host))
 
 
-def discard_ingest(layout: StoreLayout, digest: Digest) -> None:
-    """Remove what was written of a digest; closing the ingest first is the caller's duty. Repeatable."""
-    directory = layout.ingest(digest)
+def discard_ingest(layout: StoreLayout, digest: Digest, host: str = "") -> None:
+    """Remove what one host delivered of a digest; closing the ingest first is the caller's duty. Repeatable."""
+    directory = layout.ingest(digest, host)
     if directory.exists():
         shutil.rmtree(directory)
 

@@ -5,6 +5,7 @@ No name here comes from a user: a digest is checked when it is made, a view's na
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -81,8 +82,16 @@ class StoreLayout:
         """What the tar holds; the layer is committed when this exists."""
         return self.layers / digest.algorithm / f"{digest.hex}.json"
 
-    def ingest(self, digest: Digest) -> Path:
-        """The directory of a blob or layer being written."""
+    def ingest(self, digest: Digest, host: str = "") -> Path:
+        """What one registry delivers of a blob or layer: each host has its own.
+
+        Another host must deliver every byte itself before its callers may see them (the end of a half-received private
+        blob can be guessed), and a host that delivers slowly, or nothing, is in nobody else's way.
+        """
+        return self.ingests_of(digest) / hashlib.sha256(host.encode()).hexdigest()[:16]
+
+    def ingests_of(self, digest: Digest) -> Path:
+        """The directory of all that is being written of a digest."""
         return self.ingests / f"{digest.algorithm}-{digest.hex}"
 
     def view(self, view_id: str) -> Path:

@@ -51,6 +51,11 @@ def restore(store: Store, mounts: Mounts) -> list[str]:
     return [row.owner for row in rows.values()]
 
 
+def view_at(store: Store, mounts: Mounts, target: str) -> str | None:
+    """The view that is mounted at a target, whatever is recorded."""
+    return next((view for mount, view in _our_mounts(store, mounts) if mount.mount_point == target), None)
+
+
 def _our_mounts(store: Store, mounts: Mounts) -> Iterator[tuple[Mount, str]]:
     """The mounts of views, each target once; the last look rules out another store's view of the same name."""
     for mount in {mount.mount_point: mount for mount in mounts.table()}.values():

@@ -22,6 +22,9 @@ from modelcsi.pull.policy import PullPolicy
 VolumeId = NewType("VolumeId", str)
 
 _POD_PREFIX = "csi.storage.k8s.io/"
+_MAX_PATTERNS = 256
+_MAX_PATTERN_BYTES = 1024
+"""Every file of an artifact is held against every pattern. The longest name of a file is a quarter of this."""
 _TRUE = frozenset({"1", "t", "T", "TRUE", "true", "True"})
 _FALSE = frozenset({"0", "f", "F", "FALSE", "false", "False"})
 
@@ -121,7 +124,20 @@ def _parse_patterns(text: str) -> tuple[str, ...]:
         raise ValueError(f'is not a JSON array of strings, such as ["*.bin", "!keep.bin"]: {error}') from error
     if not isinstance(value, list) or not all(isinstance(item, str) for item in value):
         raise ValueError('is not a JSON array of strings, such as ["*.bin", "!keep.bin"]')
+    if len(value) > _MAX_PATTERNS:
+        raise ValueError(f"has over {_MAX_PATTERNS} patterns")
+    for pattern in value:
+        _check_pattern(pattern)
     return tuple(value)
+
+
+def _check_pattern(pattern: str) -> None:
+    try:
+        size = len(pattern.encode())
+    except UnicodeEncodeError as error:  # JSON can escape half a surrogate pair
+        raise ValueError(f"has a pattern that is not Unicode text: {ascii(pattern[:50])}") from error
+    if size > _MAX_PATTERN_BYTES:
+        raise ValueError(f"has a pattern of over {_MAX_PATTERN_BYTES} bytes: {pattern[:50]!r}…")
 
 
 def _parse_choice(*choices: str) -> Callable[[str], str]:

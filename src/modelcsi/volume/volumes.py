@@ -31,7 +31,7 @@ from modelcsi.store.durable import open_directory
 from modelcsi.store.records import MOUNTED, PENDING, PublicationRecord
 from modelcsi.store.store import Store
 from modelcsi.volume.mounts import Mounts
-from modelcsi.volume.restore import restore
+from modelcsi.volume.restore import restore, view_at
 from modelcsi.volume.slots import PublishSlots
 from modelcsi.volume.spec import VolumeId, VolumeSpec
 
@@ -157,10 +157,18 @@ class Volumes:
                 try:
                     with self._working_on(record.target, Patience(Deadline.never())):
                         if self._is_expired(record):
-                            logger.info("nobody came back for %s at %s: given up", record.reference, record.target)
-                            self._forget(record)
+                            self._give_up(record)
                 except OperationPending:
                     continue  # its caller has just come back
+
+    def _give_up(self, record: PublicationRecord) -> None:
+        view = view_at(self._store, self._mounts, record.target)
+        if view is not None:  # mounted, and the record could not be written (a full disk)
+            self._store.records.put_publication(replace(record, state=MOUNTED, view=view))
+            self._see(record.owner, is_done=True)
+            return
+        logger.info("nobody came back for %s at %s: given up", record.reference, record.target)
+        self._forget(record)
 
     def _is_expired(self, record: PublicationRecord) -> bool:
         with self._changed:

@@ -10,7 +10,7 @@ from modelcsi.artifact.layer import RAW, TAR, TAR_GZIP, TAR_ZSTD, Codec
 from modelcsi.errors import UnsupportedArtifact
 from modelcsi.oci.digest import Digest
 from modelcsi.oci.manifest import Manifest, parse_manifest
-from tests.unit.artifact.builders import IMAGE_LAYER, MODELPACK, artifact, descriptor, layer, manifest
+from tests.unit.artifact.builders import FILEPATH, IMAGE_LAYER, MODELPACK, artifact, descriptor, layer, manifest
 from tests.unit.artifact.builders import RAW as MODEL_RAW
 
 MANIFEST_DIGEST = Digest.of(b"manifest")
@@ -263,3 +263,16 @@ def test_empty_config_of_oras_py() -> None:
     assert isinstance(parsed, Manifest)
 
     assert "x" == recognise(parsed, MANIFEST_DIGEST).layers[0].path
+
+
+@pytest.mark.parametrize(("size", "is_refused"), [(1 << 61, False), ((1 << 61) + 1, True)])
+def test_impossible_total_is_refused(size: int, is_refused: bool) -> None:
+    """Each layer's size is a number that fits; their sum, which is recorded, must fit as well. The same twice is one."""
+    one = {**layer(filepath="a"), "size": 1 << 61}
+    other = {**layer(MODEL_RAW, b"other", filepath="b"), "size": size}
+    layers = (one, {**one, "annotations": {FILEPATH: "c"}}, other)
+    if not is_refused:
+        assert 3 == len(artifact(*layers).layers)
+        return
+    with pytest.raises(UnsupportedArtifact, match="impossible size"):
+        artifact(*layers)

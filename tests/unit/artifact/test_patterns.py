@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -165,3 +167,15 @@ def test_any_pattern_gives_an_answer(pattern: str, name: str) -> None:
 def test_half_a_surrogate_pair_is_a_pattern_too() -> None:
     """JSON can carry what UTF-8 cannot; such a pattern matches nothing, and a class of it is malformed."""
     assert [NO, NO] == [judge("\ud800", ["a"]), judge("[\ud800]", ["a"])]
+
+
+@pytest.mark.parametrize(
+    "pattern", ["*" + "[a]" * 80 + "b", "*" + "?" * 120 + "b", "*" + "a" * 1000, "*a" * 500, "[" + "a" * 1000]
+)
+def test_no_pattern_takes_long(pattern: str) -> None:
+    """A part of a pattern is read once, however often it is tried: 200 judgements of the longest take a moment."""
+    began = time.process_time()
+    for _ in range(200):
+        judge(pattern, ["a" * 255])
+
+    assert time.process_time() - began < 2

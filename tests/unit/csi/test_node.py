@@ -39,6 +39,7 @@ BAD_PUBLISHES: list[tuple[str, Callable[[Publish], Any]]] = [
     ("target_path is missing", lambda request: request.ClearField("target_path")),
     ("target_path has over 4096 bytes", lambda request: setattr(request, "target_path", "/" + "t" * 4096)),
     ("target_path 'some/path' is not absolute", lambda request: setattr(request, "target_path", "some/path")),
+    ("target_path '/a/../b' has a part '..'", lambda request: setattr(request, "target_path", "/a/../b")),
     ("volume_capability is missing", lambda request: request.ClearField("volume_capability")),
     ("a model cannot be a block device (use volumeMode: Filesystem)", _ask_for_block),
     ("volume_context has over 262144 bytes", _fill_context),
@@ -117,6 +118,7 @@ def test_unpublish_takes_any_id(client: Client, tmp_path: Path) -> None:
         ("", "/t", "volume_id is missing"),
         ("v", "", "target_path is missing"),
         ("v", "t", "target_path 't' is not absolute"),
+        ("v", "/a/..", "target_path '/a/..' has a part '..'"),
     ],
 )
 def test_bad_unpublishes_are_refused(volume_id: str, target: str, message: str, client: Client) -> None:
@@ -148,11 +150,34 @@ def test_stats_are_bytes_inodes_and_condition(client: Client, publish_request: P
     assert (answer.volume_condition.abnormal, answer.volume_condition.message) == (False, "mounted")
 
 
+@pytest.mark.parametrize("spelling", ["{}/", "/{}", "//{}", "{}/.", "/.{}"])
+def test_one_target_in_any_spelling(
+    spelling: str, client: Client, volumes: FakeVolumes, publish_request: Publish
+) -> None:
+    """What was published under one spelling is measured and unpublished under another."""
+    path = publish_request.target_path
+    publish_request.target_path = spelling.format(path)
+    client.node.NodePublishVolume(publish_request)
+    volume_id = publish_request.volume_id
+    keys = set(volumes.published)
+    answer = client.node.NodeGetVolumeStats(
+        csi_pb2.NodeGetVolumeStatsRequest(volume_id=volume_id, volume_path=spelling.format(path))
+    )
+    client.node.NodeUnpublishVolume(
+        csi_pb2.NodeUnpublishVolumeRequest(volume_id=volume_id, target_path=spelling.format(path))
+    )
+
+    assert {(volume_id, path)} == keys
+    assert 2 == len(answer.usage)
+    assert set() == volumes.published
+
+
 @pytest.mark.parametrize(
     ("volume_id", "path", "code"),
     [
         ("", "/t", grpc.StatusCode.INVALID_ARGUMENT),
         ("v", "", grpc.StatusCode.INVALID_ARGUMENT),
+        ("v", "/t/../t", grpc.StatusCode.INVALID_ARGUMENT),
         ("v", "some/path", grpc.StatusCode.NOT_FOUND),
         ("v", "/t", grpc.StatusCode.NOT_FOUND),
     ],

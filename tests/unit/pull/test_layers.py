@@ -160,7 +160,7 @@ def test_a_large_compressed_tar_is_resumed(pod: Pod, fake: FakeRegistry, make_pu
 
 def kept_bytes(store: Store) -> int:
     """What is in the ingests, as their chunk maps say."""
-    return sum(path.read_bytes()[24:].count(1) << 20 for path in store.layout.ingests.glob("*/chunks"))
+    return sum(path.read_bytes()[24:].count(1) << 20 for path in store.layout.ingests.glob("*/*/chunks"))
 
 
 def test_damage_is_tried_three_times(pod: Pod, fake: FakeRegistry, store: Store) -> None:

@@ -138,7 +138,7 @@ def test_the_last_owner_leaves(puller: Puller, stalled: FakeRegistry, reference:
     wait_until(
         lambda: store.content.has_blob(Digest.of(FILES["config.json"])) and stalled.bytes_served[WEIGHTS] >= 1 << 20
     )
-    wait_until(lambda: any(path.read_bytes()[24:].count(1) for path in store.layout.ingests.glob("*/chunks")))
+    wait_until(lambda: any(path.read_bytes()[24:].count(1) for path in store.layout.ingests.glob("*/*/chunks")))
     puller.leave("pod")
     call.thread.join(5)
     wait_until(lambda: not puller.running())
@@ -337,3 +337,31 @@ def test_patience_before_the_wait() -> None:
     patience.interrupt()
 
     assert (False, True, [1]) == (before, patience.is_over(), nudges)
+
+
+def test_a_final_error_waits_for_those_who_were_away(puller: Puller, reference: str, fake: FakeRegistry) -> None:
+    """kubelet's next attempt may come long after the job has ended: it is told why, and no byte is moved for that."""
+    fake.faults.flip_bit_of.add(WEIGHTS)
+    resolved = Pod(puller, reference).resolve()
+    puller._join(resolved, "pod")
+    wait_until(lambda: not puller.running())
+    before = fake.blob_gets[WEIGHTS]
+    with pytest.raises(CorruptContent, match=WEIGHTS):
+        Pod(puller, reference).pull()
+
+    assert before == fake.blob_gets[WEIGHTS]
+
+
+def test_a_silent_registry_is_in_nobody_elses_way(puller: Puller, stalled: FakeRegistry, reference: str) -> None:
+    """Another host brings the same layer at once, and begins at its first byte."""
+    call = Call(Pod(puller, reference, "first"))
+    wait_until(lambda: stalled.bytes_served[WEIGHTS] >= 1 << 20)
+    with FakeRegistry() as other:
+        other.content.push("models/tiny", "v1", FILES)
+        view = Pod(puller, f"{other.host}/models/tiny:v1", "second").pull()
+        served = other.bytes_served[WEIGHTS]
+    call.patience.interrupt()
+    resume(stalled)
+    call.thread.join(10)
+
+    assert (FILES, len(FILES["model.safetensors"])) == (tree_of(view.path), served)

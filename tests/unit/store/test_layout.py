@@ -15,7 +15,7 @@ def test_every_path_has_its_directory(tmp_path: Path, algorithm: str) -> None:
     for directory in layout.directories():
         directory.mkdir()
     digest = Digest.of(b"content", algorithm)
-    paths = (layout.manifest, layout.blob, layout.layer, layout.layer_record, layout.ingest)
+    paths = (layout.manifest, layout.blob, layout.layer, layout.layer_record, layout.ingests_of)
 
     assert all(path(digest).parent.is_dir() for path in paths)
     assert all(path("0" * 64).parent.is_dir() for path in (layout.view, layout.view_record))
@@ -24,6 +24,8 @@ def test_every_path_has_its_directory(tmp_path: Path, algorithm: str) -> None:
 def test_one_digest_has_separate_places(tmp_path: Path) -> None:
     """A digest may be a blob, a layer and a manifest at once."""
     layout, digest = StoreLayout(tmp_path), Digest.of(b"content")
-    paths = [path(digest) for path in (layout.manifest, layout.blob, layout.layer, layout.layer_record, layout.ingest)]
+    paths = [
+        path(digest) for path in (layout.manifest, layout.blob, layout.layer, layout.layer_record, layout.ingests_of)
+    ]
 
     assert len(paths) == len(set(paths))

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 
 import pytest
@@ -53,6 +54,11 @@ def test_defaults() -> None:
             Selection(exclude_patterns=("a",)),
         ),
         ({"excludeFilePatterns": ""}, PullPolicy.IF_NOT_PRESENT, Selection()),
+        (
+            {"excludeFilePatterns": json.dumps(["a" * 1024] * 256)},
+            PullPolicy.IF_NOT_PRESENT,
+            Selection(exclude_patterns=("a" * 1024,) * 256),
+        ),
         ({"mountMode": "bind"}, PullPolicy.IF_NOT_PRESENT, Selection()),
         ({f"{SERVICE}/mount-mode": "bind"}, PullPolicy.IF_NOT_PRESENT, Selection()),
         (
@@ -84,6 +90,10 @@ def test_every_attribute(attributes: dict[str, str], policy: PullPolicy, selecti
         ({"modelRef": REF, "excludeFilePatterns": '"*.bin"'}, "not a JSON array of strings"),
         ({"modelRef": REF, "excludeFilePatterns": "*.bin,*.pt"}, "not a JSON array of strings"),
         ({"modelRef": REF, "excludeFilePatterns": "[" * 100_000}, "not a JSON array of strings"),
+        ({"modelRef": REF, "excludeFilePatterns": json.dumps(["a" * 1025])}, "a pattern of over 1024 bytes"),
+        ({"modelRef": REF, "excludeFilePatterns": json.dumps(["é" * 513])}, "a pattern of over 1024 bytes"),
+        ({"modelRef": REF, "excludeFilePatterns": json.dumps(["a"] * 257)}, "over 256 patterns"),
+        ({"modelRef": REF, "excludeFilePatterns": r'["\ud800"]'}, "not Unicode text"),
         ({"modelref": REF}, "did you mean modelRef?"),
         ({"modelRef": REF, "pullpolicy": "Always"}, "did you mean pullPolicy?"),
         ({"modelRef": REF, "exclude-model-weights": "true"}, "did you mean excludeModelWeights?"),
