@@ -123,6 +123,27 @@ def test_prune_keeps_what_pods_use(make_driver: MakeDriver, registry: FakeRegist
     assert [str(models[2].digest)] == [item["digest"] for item in driver.ask("cache", "ls")["artifacts"]]
 
 
+@pytest.mark.parametrize("action", ["prune", "verify"])
+def test_chores_without_driver_and_database(make_driver: MakeDriver, registry: FakeRegistry, action: str) -> None:
+    """What a pod sees stays, although nothing is recorded of it any more, and although it is damaged."""
+    driver = make_driver()
+    model = push(registry.content, "operator/lost", random_files("lost", MIB))
+    volume = model.volume(registry.host, "lost")
+    driver.kubelet.publish(volume)
+    driver.stop()
+    for path in driver.root_dir.glob("state.db*"):
+        path.unlink()
+    if action == "verify":
+        stored = max((path for path in (driver.root_dir / "content").rglob("*") if path.is_file()), key=os.path.getsize)
+        with stored.open("r+b") as file:
+            file.write(b"rotten")
+    done = driver.run("cache", action, "--config", driver.config_file, "--json")
+
+    assert (FAILED if action == "verify" else DONE) == done.returncode, done.stderr
+    assert [] == json.loads(done.stdout)["removed" if action == "verify" else "artifacts"]
+    assert promised(model.files).keys() == shown(driver.kubelet.target(volume)).keys()
+
+
 @pytest.mark.parametrize(
     ("arguments", "status", "says"),
     [

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
-from collections.abc import Callable
+import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -132,7 +134,8 @@ def test_failure_is_told(
     assert status == done.returncode, done.stderr
     assert says.format(host=registry.host) in done.stderr
     assert "Traceback" not in done.stderr
-    assert before == sorted(path for path in tmp_path.rglob("*") if ".modelcsi-pull" not in str(path))
+    is_final = not reference.startswith("127.0.0.1:1/")
+    assert before == sorted(path for path in tmp_path.rglob("*") if is_final or ".modelcsi-pull" not in str(path))
 
 
 def test_private_model(tmp_path: Path, docker_config: Path) -> None:
@@ -148,3 +151,95 @@ def test_private_model(tmp_path: Path, docker_config: Path) -> None:
     assert registry.host in refused.stderr
     assert "correct-Horse-7" not in done.stderr + done.stdout
     assert promised(model.files) == shown(tmp_path / "model")
+
+
+@pytest.fixture(params=["tmpfs", "bind", "symlink", "dangling", "empty"])
+def place(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Path]:
+    """A directory that is there before the pull, of every sort that nothing can be renamed over."""
+    path, other = tmp_path / "model", tmp_path / "other"
+    if request.param in {"symlink", "dangling"}:
+        path.symlink_to(other)
+    if request.param in {"symlink", "bind"}:
+        other.mkdir()
+    if request.param in {"tmpfs", "bind", "empty"}:
+        path.mkdir()
+    mounting = {"tmpfs": ["-t", "tmpfs", "tmpfs"], "bind": ["--bind", str(other)]}.get(request.param, [])
+    if not mounting:
+        yield path
+        return
+    request.getfixturevalue("as_root")
+    subprocess.run(["mount", *mounting, path], check=True)
+    yield path
+    subprocess.run(["umount", path], check=True)
+
+
+def test_into_what_is_there(registry: FakeRegistry, tmp_path: Path, docker_config: Path, place: Path) -> None:
+    """A volume of a pod, a symlink: the files come into it, it stays what it is, and nothing else is left."""
+    model = push(registry.content, "pull/place", random_files("place", MIB))
+    refused = pull(f"{registry.host}/pull/place:v9", place, docker_config=docker_config)
+    was_there, was_symlink = place.exists(), place.is_symlink()
+    left = list(place.iterdir()) if was_there else []
+    done = pull(model.at(registry.host), place, docker_config=docker_config)
+
+    assert [FAILED, []] == [refused.returncode, left]
+    assert DONE == done.returncode, done.stderr
+    assert promised(model.files) == shown(place)
+    assert was_symlink is place.is_symlink()
+    assert {"docker", "model"} == {path.name for path in tmp_path.iterdir()} - {"other"}
+    assert all(path.stat().st_mode & 0o200 for path in place.rglob("*"))
+
+
+def test_interrupted_pull_into_a_directory_goes_on(registry: FakeRegistry, tmp_path: Path, docker_config: Path) -> None:
+    """What came is kept in it, also when a call with a wrong tag comes between."""
+    registry.faults.bytes_per_second = 40 * MIB
+    model = push(registry.content, "pull/in", random_files("in", 24 * MIB))
+    target = tmp_path / "model"
+    target.mkdir()
+    command = [str(PROGRAM), "pull", model.at(registry.host), str(target), "--docker-config", str(docker_config)]
+    with subprocess.Popen(command, stdin=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
+        eventually(lambda: registry.bytes_served.total() >= model.size_bytes // 2, "half of it came")
+        process.kill()
+    wrong = pull(f"{registry.host}/pull/in:v9", target, docker_config=docker_config)
+    again = pull(model.at(registry.host), target, docker_config=docker_config)
+
+    assert [FAILED, DONE] == [wrong.returncode, again.returncode], again.stderr
+    assert promised(model.files) == shown(target)
+    assert registry.bytes_served.total() <= 1.3 * model.size_bytes
+
+
+_DIES_AT_REMOVAL = """\
+import os, signal, sys
+import modelcsi.cli.pull
+modelcsi.cli.pull.remove_tree = lambda path: os.kill(os.getpid(), signal.SIGKILL)
+from modelcsi.cli.main import main
+main()
+"""
+
+
+@pytest.mark.parametrize("exists", [False, True], ids=["new", "there"])
+def test_what_the_user_changed_is_never_taken_for_the_model(
+    registry: FakeRegistry, tmp_path: Path, docker_config: Path, exists: bool
+) -> None:
+    """A kill just before the store is removed leaves links of the user's files; the next pull is of the model's bytes."""
+    model = push(registry.content, "pull/edited", random_files("edited", MIB))
+    target = tmp_path / "model"
+    if exists:
+        target.mkdir()
+    arguments = ["pull", model.at(registry.host), str(target), "--docker-config", str(docker_config)]
+    killed = subprocess.run([sys.executable, "-c", _DIES_AT_REMOVAL, *arguments], capture_output=True, check=False)
+    handed_over = {path: text for path, text in shown(target).items() if ".modelcsi-pull" not in path}
+    for path in model.files:
+        with (target / path).open("r+b") as file:
+            file.write(b"edited")
+    for child in target.iterdir():
+        if not child.name.startswith(".modelcsi-pull"):
+            shutil.rmtree(child) if child.is_dir() else child.unlink()
+    if not exists:
+        target.rmdir()
+    again = pull(model.at(registry.host), target, docker_config=docker_config)
+
+    assert -signal.SIGKILL == killed.returncode
+    assert promised(model.files) == handed_over
+    assert DONE == again.returncode, again.stderr
+    assert promised(model.files) == shown(target)
+    assert ["docker", "model"] == sorted(path.name for path in tmp_path.iterdir())

@@ -185,7 +185,8 @@ def _match_chunk(elements: _Elements, name: bytes, position: int) -> int | None:
             position += 1
             continue
         rune, width = _decode_rune(name, position)
-        if name[position] == _SLASH if element is None else not element.has(rune):
+        is_in = name[position] != _SLASH if element is None else element.has(rune)
+        if not is_in:
             return None
         position += width
     return position

@@ -163,7 +163,7 @@ def _add_model_commands(commands: _Commands) -> None:
         "pull a model into a directory, verified\n\nAn interrupted pull goes on where it was when it is started again.",
     )
     pull.add_argument("reference", metavar="REF", help="registry/repository:tag, or @sha256:…")
-    pull.add_argument("directory", type=Path, metavar="DIR", help="made by the command")
+    pull.add_argument("directory", type=Path, metavar="DIR", help="new or empty, such as a mounted volume")
     pull.add_argument("--exclude-model-weights", action="store_true", help="leave the weights out")
     pull.add_argument(
         "--exclude-file-patterns", default="", metavar="JSON", help='gitignore patterns, such as ["*.bin"]'

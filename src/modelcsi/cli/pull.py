@@ -1,6 +1,7 @@
 """`modelcsi pull` and the store it works in: hidden beside DIR, or in a DIR that is there already.
 
-An interrupted pull goes on where it was."""
+An interrupted pull goes on where it was.
+"""
 
 from __future__ import annotations
 
@@ -54,15 +55,8 @@ def run_pull(options: argparse.Namespace) -> int:
     directory.parent.mkdir(parents=True, exist_ok=True)
     root = _store_root(directory)
     began = time.monotonic()
-    _discard(_spent(root))
-    was_there = root.exists()
-    try:
-        digest = _pull(wish, directory, root, options)
-    except FinalError as error:
-        # Nothing here can be gone on with, except where an earlier call got further than these credentials or this name.
-        if not (was_there and isinstance(error, (NotFound, Unauthenticated, Forbidden))):
-            _discard(root)
-        raise
+    _remove_spent(root)
+    digest = _pull(wish, directory, root, options)
     size = sum(path.lstat().st_size for path in directory.rglob("*") if path.is_file())
     result = {
         "reference": str(wish.reference),
@@ -82,13 +76,17 @@ def _resolved(path: Path) -> Path:
         directory = path.resolve()
     except (OSError, RuntimeError) as error:  # a loop of symlinks is a RuntimeError up to Python 3.12
         raise InvalidRequest(f"{path} cannot be resolved: {error}") from error
-    if directory.exists() and (not directory.is_dir() or any(not _is_ours(child) for child in directory.iterdir())):
-        raise InvalidRequest(f"{directory} exists and is not an empty directory", hint="name another one, or empty it")
+    _check_empty(directory)
     return directory
 
 
+def _check_empty(directory: Path) -> None:
+    if directory.exists() and (not directory.is_dir() or any(not _is_ours(child) for child in directory.iterdir())):
+        raise InvalidRequest(f"{directory} exists and is not an empty directory", hint="name another one, or empty it")
+
+
 def _store_root(directory: Path) -> Path:
-    """Where the store is: on the filesystem of the directory, since files are linked, and nowhere else.
+    """Where the store is: on the filesystem of the directory, since files are linked and renamed.
 
     A directory that is there may be a mount point, or its parent read-only: then the store is in it.
     """
@@ -96,28 +94,37 @@ def _store_root(directory: Path) -> Path:
 
 
 def _spent(root: Path) -> Path:
-    """The name of a store whose view was handed over: what its content links to is the user's, who may change it."""
+    """The name under which a store is never used again."""
     return root.with_name(f"{root.name}{_SPENT}")
 
 
 def _is_ours(path: Path) -> bool:
-    return path.name in {_HIDDEN, _spent(path.with_name(_HIDDEN)).name}
+    return path.name in {_HIDDEN, f"{_HIDDEN}{_SPENT}"}
 
 
-def _discard(root: Path) -> None:
-    """Remove a store that nobody uses. Raises Busy."""
-    if root.exists():
-        with closing(Store(root)):  # locked: it may be the one that another process is handing over
-            remove_tree(root)
+def _remove_spent(root: Path) -> None:
+    """Remove what an interrupted call left of a store that it had done with. Raises Busy while it still works on that."""
+    spent = _spent(root)
+    if spent.exists():
+        with closing(Store(spent)):
+            remove_tree(spent)
 
 
 def _pull(wish: Wish, directory: Path, root: Path, options: argparse.Namespace) -> Digest:
+    was_there = root.exists()
     with closing(Store(root)) as store:
         registry, keychain = registry_of(settings_of_flags(options.docker_config, options.registry_config))
         puller = Puller(store, registry, keychain, PullLimits())
-        resolved = puller.resolve(wish, Patience(Deadline.after(_RESOLVE_SECONDS)))
-        view = _wait(puller, resolved)
-        _hand_over(view, directory, root)
+        try:
+            resolved = puller.resolve(wish, Patience(Deadline.after(_RESOLVE_SECONDS)))
+            _hand_over(_wait(puller, resolved), directory, root)
+        except FinalError as error:
+            # Nothing to go on with, except where an earlier call got further than this one's credentials or name.
+            if was_there and isinstance(error, (NotFound, Unauthenticated, Forbidden)):
+                raise
+            root.rename(_spent(root))
+            remove_tree(_spent(root))
+            raise
         remove_tree(_spent(root))
     return resolved.artifact.digest
 
@@ -149,8 +156,12 @@ def _hand_over(view: PulledView, directory: Path, root: Path) -> None:
     Its files are hard links of the store's content, which the user may change from then on. The store loses its name first,
     so that a call after an interruption cannot take it for what was verified.
     """
-    if (view.path / _HIDDEN).exists() or (view.path / _spent(root).name).exists():
-        raise UnsupportedArtifact(f"the artifact has a file {_HIDDEN}, the name of this command's own")
+    _check_empty(directory)
+    if directory.exists() and any(_is_ours(child) for child in view.path.iterdir()):
+        raise UnsupportedArtifact(
+            f"the artifact has a {_HIDDEN}, as this command's own directory is called",
+            hint="name a directory that does not exist",
+        )
     for path in [view.path, *view.path.rglob("*")]:
         if not path.is_symlink():
             path.chmod(path.stat().st_mode | (0o700 if path.is_dir() else 0o200))

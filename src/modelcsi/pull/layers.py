@@ -214,7 +214,7 @@ class LayerPuller:
         for repository in sources.repositories():
             if records.deliveries([layer.digest], repository.host, repository.name):
                 return True
-            if records.came_from(layer.digest, repository.host) and sources.has_blob(repository, layer.digest):
+            if records.came_from(layer.digest, repository.host) and sources.has_blob(repository, layer.descriptor):
                 records.put_delivery([layer.digest], repository.host, repository.name)
                 return True
         return False

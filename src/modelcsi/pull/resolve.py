@@ -5,12 +5,14 @@ Cases, in the order of the code (design: pull policy as Kubernetes has it, proof
    (not with Always, unless this very publication was resolved before);
 2. `Never`, and 1 does not hold: refused without asking anybody;
 3. the registry is asked with each of the caller's credentials in turn; 401 and 403 move on to the next, and the answer is
-   then the first one's.
+   then the first one's. What is here is not fetched again (HEAD) if the same host sent it before; else it must send it,
+   since any host can say yes to the digest of another one's private manifest.
 """
 
 from __future__ import annotations
 
-import functools
+import threading
+from collections import OrderedDict
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
@@ -26,7 +28,8 @@ from modelcsi.registry.client import Registry, Repository
 from modelcsi.registry.credentials import ANONYMOUS, Credentials, Keychain
 from modelcsi.store.store import Store
 
-_CACHED_ARTIFACTS = 64
+_CACHED_BYTES = 2 << 20
+"""Sum of the manifests whose artifacts are kept in memory: these take several times as much. Most have a few KiB."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,13 +56,47 @@ class Resolved:
     repository: Repository
 
 
+class Recogniser:
+    """Makes artifacts of manifests and keeps those that were used last; any thread."""
+
+    def __init__(self, limit_bytes: int = _CACHED_BYTES) -> None:
+        """`limit_bytes` bounds the sum of the manifests; one of over an eighth of it is not kept."""
+        self.kept_bytes = 0
+        self._limit_bytes = limit_bytes
+        self._lock = threading.Lock()  # guards _kept and kept_bytes
+        self._kept: OrderedDict[Digest, tuple[Artifact, int]] = OrderedDict()
+
+    def recognise(self, digest: Digest, content: bytes) -> Artifact:
+        """The artifact of a manifest. Raises CorruptContent, UnsupportedArtifact."""
+        if not digest.matches(content):
+            raise CorruptContent(f"the manifest {digest} has other bytes")
+        with self._lock:
+            if digest in self._kept:
+                self._kept.move_to_end(digest)
+                return self._kept[digest][0]
+        artifact = _recognise(digest, content)
+        if len(content) <= self._limit_bytes // 8:
+            self._keep(artifact, len(content))
+        return artifact
+
+    def _keep(self, artifact: Artifact, size_bytes: int) -> None:
+        with self._lock:
+            if artifact.digest in self._kept:
+                return
+            self._kept[artifact.digest] = (artifact, size_bytes)
+            self.kept_bytes += size_bytes
+            while self.kept_bytes > self._limit_bytes:
+                _, (_, freed_bytes) = self._kept.popitem(last=False)
+                self.kept_bytes -= freed_bytes
+
+
 class Resolver:
     """Answers wishes; any thread."""
 
     def __init__(self, store: Store, registry: Registry, keychain: Keychain) -> None:
         self._store = store
         self._network = (registry, keychain)
-        self._recognise = functools.lru_cache(maxsize=_CACHED_ARTIFACTS)(_recognise)
+        self._recogniser = Recogniser()
 
     def use(self, registry: Registry, keychain: Keychain) -> None:
         """Ask these from the next wish on: the configuration changed."""
@@ -80,9 +117,11 @@ class Resolver:
             )
         repository, digest, content = found or self._ask(wish, registry, candidates, deadline)
         try:
-            artifact = self._recognise(digest, content)
+            artifact = self._recogniser.recognise(digest, content)
         except UnsupportedArtifact as error:
             raise UnsupportedArtifact(f"{wish.reference}: {error.message}", hint=error.hint) from error
+        if found is None:
+            self._remember(wish, repository, digest)
         return Resolved(wish, artifact, content, repository)
 
     def _from_store(
@@ -115,30 +154,39 @@ class Resolver:
             except (Unauthenticated, Forbidden) as error:
                 first_refusal = first_refusal or error
                 continue
-            records = self._store.records
-            records.put_proof(reference.host, reference.repository, digest, credentials.fingerprint(records.salt))
-            if reference.tag and not reference.digest and pinned is None:
-                records.put_tag(reference.host, reference.repository, reference.tag, digest)
             return repository, digest, content
         assert first_refusal is not None, "a keychain names at least one candidate"
         raise first_refusal
 
+    def _remember(self, wish: Wish, repository: Repository, digest: Digest) -> None:
+        """The registry gave what is an artifact: only now, since a login page that answers 200 is not one."""
+        reference, records = wish.reference, self._store.records
+        records.put_delivery([digest], repository.host, repository.name)
+        fingerprint = repository.credentials.fingerprint(records.salt)
+        records.put_proof(repository.host, repository.name, digest, fingerprint)
+        if reference.tag and not reference.digest and wish.pinned is None:
+            records.put_tag(repository.host, repository.name, reference.tag, digest)
+
     def _fetch(self, repository: Repository, target: str, deadline: Deadline) -> tuple[Digest, bytes]:
-        """The manifest; a HEAD suffices when its bytes are here (Docker Hub counts GETs only)."""
-        digest = Digest.parse(target) if ":" in target else None
-        is_here = digest is not None and self._store.content.manifest(digest) is not None
-        if is_here or (digest is None and self._store.records.knows_repository(repository.host, repository.name)):
-            digest = repository.check(target, deadline) or digest
-            content = None if digest is None else self._store.content.manifest(digest)
-            if digest is not None and content is not None:
-                return digest, content
+        """The manifest; a HEAD suffices when the same host sent it before (Docker Hub counts GETs only)."""
+        if ":" in target:
+            may_be_here = self._sent_before(repository, Digest.parse(target)) is not None
+        else:
+            may_be_here = self._store.records.knows_repository(repository.host, repository.name)
+        told = repository.check(target, deadline) if may_be_here else None
+        content = self._sent_before(repository, told) if told is not None else None
+        if told is not None and content is not None:
+            return told, content
         resolved = repository.resolve(target, deadline)
         return resolved.digest, resolved.content
 
+    def _sent_before(self, repository: Repository, digest: Digest) -> bytes | None:
+        """The manifest that is here, if it came from the repository's host."""
+        is_from_there = self._store.records.came_from(digest, repository.host)
+        return self._store.content.manifest(digest) if is_from_there else None
+
 
 def _recognise(digest: Digest, content: bytes) -> Artifact:
-    if not digest.matches(content):
-        raise CorruptContent(f"the manifest {digest} has other bytes")
     manifest = parse_manifest(content)
     if isinstance(manifest, Index):
         entries = ", ".join(str(entry.digest) for entry in manifest.manifests[:8]) or "none"

@@ -11,7 +11,6 @@ from collections.abc import Callable
 from modelcsi.deadline import Deadline
 from modelcsi.errors import Forbidden, ModelCsiError, NotFound, Unauthenticated
 from modelcsi.oci.descriptor import Descriptor
-from modelcsi.oci.digest import Digest
 from modelcsi.registry.client import BlobStream, Repository
 from modelcsi.registry.credentials import Credentials
 
@@ -51,10 +50,10 @@ class Sources:
         with self._lock:
             return self._errors.get(repository.credentials)
 
-    def has_blob(self, repository: Repository, digest: Digest) -> bool:
+    def has_blob(self, repository: Repository, descriptor: Descriptor) -> bool:
         """Whether the repository shows, for the credentials it was brought with, that it holds the blob."""
         try:
-            return repository.has_blob(digest, Deadline.after(_ASK_SECONDS))
+            return repository.has_blob(descriptor, Deadline.after(_ASK_SECONDS))
         except _REFUSALS:
             return False
 

@@ -12,12 +12,14 @@ from dataclasses import dataclass
 from email.utils import parsedate_to_datetime
 from typing import Any
 
+from modelcsi.deadline import Deadline
 from modelcsi.errors import Forbidden, ModelCsiError, NotFound, RegistryUnavailable, Unauthenticated
 from modelcsi.registry.docker_config import Credentials
-from modelcsi.registry.transport import Response
+from modelcsi.registry.transport import STALL_SECONDS, Response
 
 MAX_ERROR_BYTES = 16 << 10
 _MAX_DETAIL = 200
+_NEVER = Deadline.never()
 # "Bearer eyJ…" and bare JWTs: some registries repeat the token that they refuse.
 _TOKEN_LIKE = re.compile(r"(?i)(?:bearer|basic)\s+\S+|\bey[\w-]{6,}(?:\.[\w-]*)*")
 
@@ -56,24 +58,30 @@ def failure(response: Response, subject: Subject, detail: str = "") -> ModelCsiE
     return RegistryUnavailable(f"{host} {reason} {subject.what} ({status}){said}{later}", retry_after_seconds=waited)
 
 
-def read_detail(response: Response) -> str:
+def read_detail(response: Response, deadline: Deadline = _NEVER) -> str:
     """What the body of a failed answer says, and the end of that answer."""
     try:
-        body = read_bounded(response, MAX_ERROR_BYTES)
+        body = read_bounded(response, MAX_ERROR_BYTES, Deadline.after(deadline.within(STALL_SECONDS)))
     except ModelCsiError:
-        body = b""  # the status is the news; that its explanation was cut short is not
+        body = b""  # the status is the news; that its explanation was cut short, or too slow, is not
     finally:
         response.close()
     return _TOKEN_LIKE.sub("***", sanitise(_detail_of(body)))[:_MAX_DETAIL]
 
 
-def read_bounded(response: Response, limit: int) -> bytes:
-    """The body, or its first `limit` bytes and at least one more when it is longer."""
+def read_bounded(response: Response, limit: int, deadline: Deadline = _NEVER, what: str = "an answer") -> bytes:
+    """The body, or its first `limit` bytes and at least one more when it is longer.
+
+    Raises RegistryUnavailable, also when the deadline is over in the middle of it: a timeout is for one read, and a server
+    that sends a byte now and then would never meet it.
+    """
     pieces: list[bytes] = []
     total = 0
     while total <= limit and (piece := response.read(limit + 1 - total)):
         pieces.append(piece)
         total += len(piece)
+        if deadline.is_over():
+            raise RegistryUnavailable(f"{what} did not arrive in time")
     return b"".join(pieces)
 
 

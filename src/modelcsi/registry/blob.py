@@ -142,6 +142,12 @@ def content_length(response: Response) -> int | None:
     return int(text)
 
 
+def is_first_byte(response: Response, size: int) -> bool:
+    """Whether an answer of status 206 is the first byte of a blob of `size` bytes."""
+    found = _CONTENT_RANGE.fullmatch(response.header("Content-Range").strip())
+    return found is not None and found.groups() == ("0", "0", str(size))
+
+
 def _check_range(response: Response, span: Span) -> None:
     text = response.header("Content-Range")
     found = _CONTENT_RANGE.fullmatch(text.strip())

@@ -20,7 +20,7 @@ from modelcsi.oci.digest import EMPTY_BLOB, Digest
 from modelcsi.oci.manifest import ACCEPTED_TYPES, MAX_MANIFEST_BYTES
 from modelcsi.oci.reference import Reference
 from modelcsi.registry.answers import read_bounded
-from modelcsi.registry.blob import BlobStream, Span, content_length, open_stream, unsatisfied_range
+from modelcsi.registry.blob import BlobStream, Span, content_length, is_first_byte, open_stream, unsatisfied_range
 from modelcsi.registry.docker_config import Credentials
 from modelcsi.registry.exchange import Exchange, Question
 from modelcsi.registry.hosts import Hosts
@@ -85,18 +85,19 @@ class Repository:
         return _retried(deadline, lambda: self._resolve(target, deadline))
 
     def check(self, target: str, deadline: Deadline) -> Digest | None:
-        """Returning normally means that these credentials may pull `target`; the digest is what the registry tells, if it does.
+        """The digest of `target` as the registry itself tells it to these credentials without sending it (HEAD); None: ask `resolve`.
 
-        Raises as `resolve` does.
+        It is told, not shown: whoever has not sent this manifest before may say so of any. Raises as `resolve` does.
         """
         return _retried(deadline, lambda: self._check(target, deadline))
 
-    def has_blob(self, digest: Digest, deadline: Deadline) -> bool:
+    def has_blob(self, descriptor: Descriptor, deadline: Deadline) -> bool:
         """Whether these credentials may read this blob in this repository, proved by an answer for the blob itself.
 
-        Raises Unauthenticated, Forbidden, RegistryUnavailable.
+        An answer with another length is of something else: a login page answers 200 too. Raises Unauthenticated, Forbidden,
+        RegistryUnavailable.
         """
-        return digest == EMPTY_BLOB or _retried(deadline, lambda: self._has_blob(digest, deadline))
+        return descriptor.digest == EMPTY_BLOB or _retried(deadline, lambda: self._has_blob(descriptor, deadline))
 
     def open_blob(self, descriptor: Descriptor, start: int = 0, end: int | None = None) -> BlobStream:
         """The bytes from `start` to `end` (exclusive; None: the end of the blob). One attempt; the caller goes on after a failure.
@@ -128,7 +129,7 @@ class Repository:
             if (content_length(response) or 0) > MAX_MANIFEST_BYTES:
                 content = b""
             else:
-                content = read_bounded(response, MAX_MANIFEST_BYTES)
+                content = read_bounded(response, MAX_MANIFEST_BYTES, deadline, question.what)
         finally:
             response.close()
         if not content or len(content) > MAX_MANIFEST_BYTES:
@@ -143,26 +144,32 @@ class Repository:
 
     def _check(self, target: str, deadline: Deadline) -> Digest | None:
         question, answer = self._ask_manifest("HEAD", target, deadline)
-        if answer.response.status in _NO_HEAD:
+        if answer.is_foreign or answer.response.status in _NO_HEAD:
             answer.response.close()
-            return self._resolve(target, deadline).digest
+            return None
         if answer.response.status != 200:
             raise self._exchange.failure(self._access, question, answer)
         answer.response.close()
-        return _told_digest(answer.response.header("Docker-Content-Digest"))
+        told = _told_digest(answer.response.header("Docker-Content-Digest"))
+        return told if ":" not in target or told == Digest.parse(target) else None
 
-    def _has_blob(self, digest: Digest, deadline: Deadline) -> bool:
-        _, answer = self._ask_blob("HEAD", digest, {}, deadline)
-        answer.response.close()
-        status = answer.response.status
-        if status == 200 or (status == 404 and not answer.is_foreign):
-            return status == 200
-        # Some registries refuse HEAD of blobs (public.ecr.aws: 401), and a redirect's signature may be for GET only.
-        question, answer = self._ask_blob("GET", digest, {"Range": "bytes=0-0"}, deadline)
-        status = answer.response.status
-        if status in {200, 206} or (status == 404 and not answer.is_foreign):
-            answer.response.close()
-            return status != 404
+    def _has_blob(self, descriptor: Descriptor, deadline: Deadline) -> bool:
+        _, answer = self._ask_blob("HEAD", descriptor.digest, {}, deadline)
+        response = answer.response
+        response.close()
+        if response.status == 200 and content_length(response) == descriptor.size:
+            return True
+        if response.status == 404 and not answer.is_foreign:
+            return False
+        # Some registries refuse HEAD of blobs (public.ecr.aws: 401), or tell no length, and a redirect's signature may be
+        # for GET only.
+        question, answer = self._ask_blob("GET", descriptor.digest, {"Range": "bytes=0-0"}, deadline)
+        response = answer.response
+        if response.status in {200, 206} or (response.status == 404 and not answer.is_foreign):
+            response.close()
+            if response.status == 206:
+                return is_first_byte(response, descriptor.size)
+            return response.status == 200 and content_length(response) == descriptor.size
         raise self._exchange.failure(self._access, question, answer)
 
     def _ask_manifest(self, method: str, target: str, deadline: Deadline) -> tuple[Question, Answer]:

@@ -10,6 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from urllib.parse import SplitResult, urljoin, urlsplit
 
+from modelcsi.deadline import Deadline
 from modelcsi.errors import ModelCsiError, PolicyDenied, RegistryUnavailable
 from modelcsi.registry.answers import MAX_ERROR_BYTES, read_bounded
 from modelcsi.registry.hosts import Endpoint, Hosts
@@ -42,7 +43,7 @@ def follow(transport: Transport, hosts: Hosts, origin: Endpoint, request: Reques
         response = transport.request(request)
         if response.status not in _REDIRECTS or not response.header("Location"):
             return Answer(response, here.netloc, _origin(here) != _origin(start))
-        target = _target(request.url, here, response)
+        target = _target(request, here, response)
         headers = {
             name: value
             for name, value in request.headers.items()
@@ -53,11 +54,11 @@ def follow(transport: Transport, hosts: Hosts, origin: Endpoint, request: Reques
     raise RegistryUnavailable(f"{start.netloc} redirects more than {_MAX_REDIRECTS} times")
 
 
-def _target(url: str, here: SplitResult, response: Response) -> SplitResult:
+def _target(request: Request, here: SplitResult, response: Response) -> SplitResult:
     location = response.header("Location")
-    _finish(response)
+    _finish(response, Deadline.after(request.timeouts.stall_seconds))
     try:
-        target = urlsplit(urljoin(url, location))._replace(fragment="")
+        target = urlsplit(urljoin(request.url, location))._replace(fragment="")
         usable = target.scheme in {"http", "https"} and bool(target.hostname) and target.port != 0
     except ValueError:
         usable = False
@@ -68,10 +69,10 @@ def _target(url: str, here: SplitResult, response: Response) -> SplitResult:
     return target
 
 
-def _finish(response: Response) -> None:
+def _finish(response: Response, deadline: Deadline) -> None:
     """Read the small body that a redirect has, so that the connection can be used again."""
     try:
-        read_bounded(response, MAX_ERROR_BYTES)
+        read_bounded(response, MAX_ERROR_BYTES, deadline)
     except ModelCsiError:
         pass  # the Location is there; only this connection is lost
     finally:

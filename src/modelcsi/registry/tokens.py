@@ -117,9 +117,9 @@ class Authorizer:
             answer = follow(self._transport, self._hosts, service, request)
             response, is_foreign = answer.response, answer.is_foreign
         if response.status != 200:
-            raise _token_failure(response, subject, is_foreign=is_foreign)
+            raise _token_failure(response, subject, deadline, is_foreign=is_foreign)
         try:
-            body = read_bounded(response, _MAX_TOKEN_BYTES)
+            body = read_bounded(response, _MAX_TOKEN_BYTES, deadline, f"the answer of {subject.host}")
         finally:
             response.close()
         return self._parse_token(body, subject)
@@ -182,8 +182,8 @@ def _token_request(access: Access, realm: SplitResult, challenge: Challenge, tim
     return Request("GET", realm._replace(query=urlencode(query), fragment="").geturl(), headers, timeouts=timeouts)
 
 
-def _token_failure(response: Response, subject: Subject, *, is_foreign: bool) -> ModelCsiError:
-    detail = read_detail(response)
+def _token_failure(response: Response, subject: Subject, deadline: Deadline, *, is_foreign: bool) -> ModelCsiError:
+    detail = read_detail(response, deadline)
     # OAuth 2 says 400 invalid_grant for a refresh token that is no longer good.
     if response.status == 400 and subject.credentials.identity_token:
         said = f": {subject.credentials.redact(detail)}" if detail else ""

@@ -99,21 +99,34 @@ def write_all(fd: int, data: bytes | memoryview, offset: int) -> None:
 
 
 def remove_tree(path: Path) -> None:
-    """Remove a tree whose directories may be read-only (a view's are; root would not notice, a user does)."""
-    for parent, _, _ in os.walk(path):
-        Path(parent).chmod(0o700)
+    """Remove a tree whose directories may be read-only (a view's are; root would not notice, a user does).
+
+    By descriptors: a name in a view may be short enough where it was linked and its whole path too long here.
+    """
+    for _, _, _, fd in os.fwalk(path):
+        os.fchmod(fd, 0o700)
     shutil.rmtree(path)
 
 
-def disk_bytes(*directories: Path) -> int:
-    """Bytes on the disk of all files below, where other threads may be writing and removing."""
+def disk_bytes(*directories: Path, with_links: bool = True) -> int:
+    """Bytes on the disk of all files below, where other threads may be writing and removing.
+
+    Without links: only of files that have no other name.
+    """
     size = 0
     for directory in directories:
-        for parent, _, names in os.walk(directory):
-            for name in names:
-                with contextlib.suppress(FileNotFoundError):
-                    size += os.lstat(os.path.join(parent, name)).st_blocks * 512
+        with contextlib.suppress(FileNotFoundError):  # the directory itself
+            for _, _, names, fd in os.fwalk(directory):
+                size += sum(_disk_bytes_at(name, fd, with_links=with_links) for name in names)
     return size
+
+
+def _disk_bytes_at(name: str, directory_fd: int, *, with_links: bool) -> int:
+    try:
+        status = os.stat(name, dir_fd=directory_fd, follow_symlinks=False)
+    except FileNotFoundError:
+        return 0
+    return status.st_blocks * 512 if with_links or status.st_nlink == 1 else 0
 
 
 def replace_file(path: Path, content: bytes) -> None:

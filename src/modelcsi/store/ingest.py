@@ -125,20 +125,15 @@ class LayerIngest:
         self._stray_fd = self._journal_fd = self._member_fd = -1
         self._member_offset = self._member_stored = 0
         self._is_resumable = is_resumable
-        with space_errors(str(digest)):
-            if _read_plan(directory) != plan:
-                if directory.exists():
-                    shutil.rmtree(directory)
-                directory.mkdir(mode=0o700, parents=True)
-                (directory / "plan.json").write_text(json.dumps(plan))
-            elif not is_resumable and self.members.exists():
-                shutil.rmtree(self.members)
-            self.members.mkdir(mode=0o700, exist_ok=True)
+        self._replayed_stray = self._stray_position = self._journal_position = 0
+        try:
+            with space_errors(str(digest)):
+                self._open(plan)
             if is_resumable:
-                self._stray_fd = os.open(directory / "stray", _OPEN, 0o600)
-                self._journal_fd = os.open(directory / "journal", _OPEN, 0o600)
-        self._replayed_stray = self._cut_to_what_can_be_read_again() if is_resumable else 0
-        self._stray_position = self._journal_position = 0
+                self._replayed_stray = self._cut_to_what_can_be_read_again()
+        except BaseException:
+            self.close()
+            raise
 
     def stored_bytes(self) -> int:
         """How many bytes of the stream an earlier attempt left, from its start."""
@@ -217,6 +212,19 @@ class LayerIngest:
             if fd >= 0:
                 os.close(fd)
         self._stray_fd = self._journal_fd = self._member_fd = -1
+
+    def _open(self, plan: str) -> None:
+        if _read_plan(self.directory) != plan:
+            if self.directory.exists():
+                shutil.rmtree(self.directory)
+            self.directory.mkdir(mode=0o700, parents=True)
+            (self.directory / "plan.json").write_text(json.dumps(plan))
+        elif not self._is_resumable and self.members.exists():
+            shutil.rmtree(self.members)
+        self.members.mkdir(mode=0o700, exist_ok=True)
+        if self._is_resumable:
+            self._stray_fd = os.open(self.directory / "stray", _OPEN, 0o600)
+            self._journal_fd = os.open(self.directory / "journal", _OPEN, 0o600)
 
     def _journal(self) -> Iterator[tuple[int, int, int]]:
         content = os.pread(self._journal_fd, os.fstat(self._journal_fd).st_size, 0)

@@ -16,7 +16,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from modelcsi.errors import StoreFull
+from modelcsi.errors import Busy, StoreFull
 from modelcsi.oci.digest import Digest
 from modelcsi.store.durable import NO_SPACE_HINT
 
@@ -60,7 +60,7 @@ _MIGRATIONS = (
         host TEXT NOT NULL, repository TEXT NOT NULL, manifest TEXT NOT NULL, credential TEXT NOT NULL,
         PRIMARY KEY (host, repository, manifest, credential)
     ) STRICT, WITHOUT ROWID;
-    -- This repository delivered the content, or an authorised request showed that it holds it.
+    -- This repository delivered the content (a layer or a manifest), or an authorised request showed that it holds it.
     CREATE TABLE deliveries (
         content TEXT NOT NULL, host TEXT NOT NULL, repository TEXT NOT NULL,
         PRIMARY KEY (content, host, repository)
@@ -68,9 +68,17 @@ _MIGRATIONS = (
     -- 'salt' of the credential hashes; 'clock' of artifacts.used.
     CREATE TABLE facts (name TEXT NOT NULL PRIMARY KEY, value TEXT NOT NULL) STRICT, WITHOUT ROWID;
     """,
+    # Greater is later, within one (host, repository, manifest); those of the first version are the oldest.
+    "ALTER TABLE proofs ADD COLUMN sequence INTEGER NOT NULL DEFAULT 0",
 )
 """Applied in order; `PRAGMA user_version` counts how many were. Add a step, never change one; the release before must still
 be able to use the result (new tables and new columns with defaults are fine)."""
+
+_BUSY_SECONDS = 10
+_DAMAGED = frozenset({sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB})
+
+_MAX_PROOFS = 100
+"""For one manifest in one repository. Tokens rotate: each is another credential, and an old one is soon worth nothing."""
 
 PENDING = "PENDING"
 MOUNTED = "MOUNTED"
@@ -108,15 +116,29 @@ class ArtifactRecord:
     leases: int
 
 
-class Records:
-    """The database of one store."""
+class DamagedRecords(Exception):
+    """The database is there, and its content is not what SQLite wrote."""
 
-    def __init__(self, path: Path) -> None:
+
+class Records:
+    """The database of one store; without a path it lives in memory, and ends with the process.
+
+    Raises DamagedRecords, Busy, StoreFull, and SQLite's errors.
+    """
+
+    def __init__(self, path: Path | None) -> None:
         self._lock = threading.RLock()
-        self._connection = _open(path)  # used under the lock
-        with self._transaction() as db:
-            db.execute("INSERT OR IGNORE INTO facts VALUES ('salt', ?), ('clock', '0')", (secrets.token_hex(16),))
-        self.salt = bytes.fromhex(str(self._one("SELECT value FROM facts WHERE name = 'salt'")))
+        with _known_errors():
+            self._connection = _open(path)  # used under the lock
+            try:
+                with self._transaction() as db:
+                    row = (secrets.token_hex(16),)
+                    db.execute("INSERT OR IGNORE INTO facts VALUES ('salt', ?), ('clock', '0')", row)
+                    _prune(db)
+                self.salt = bytes.fromhex(str(self._one("SELECT value FROM facts WHERE name = 'salt'")))
+            except BaseException:
+                self._connection.close()
+                raise
 
     def close(self) -> None:
         """Close the database; further calls fail."""
@@ -209,7 +231,8 @@ class Records:
     def forget_artifact(self, manifest: Digest) -> list[Digest] | None:
         """Forget an artifact that has no lease, its tags and proofs; None if somebody holds one.
 
-        Returns the layers that no other artifact needs, whose deliveries are forgotten too: the caller removes them.
+        Returns the layers that no other artifact needs: the caller removes them. Their deliveries and the manifest's are
+        forgotten too.
         """
         key = (str(manifest),)
         with self._transaction() as db:
@@ -222,7 +245,7 @@ class Records:
             ).fetchall()
             for table in ("artifact_content", "artifacts", "tags", "proofs"):
                 db.execute(f"DELETE FROM {table} WHERE manifest = ?", key)  # noqa: S608 - constants
-            db.executemany("DELETE FROM deliveries WHERE content = ?", rows)
+            db.executemany("DELETE FROM deliveries WHERE content = ?", [key, *rows])
             return [Digest.parse(row[0]) for row in rows]
 
     # Tags, proofs, deliveries
@@ -244,11 +267,23 @@ class Records:
         return self._one("SELECT 1 FROM tags WHERE host = ? AND repository = ?", host, repository) is not None
 
     def put_proof(self, host: str, repository: str, manifest: Digest, credential: str) -> None:
-        """The registry accepted these credentials (a fingerprint) for this manifest."""
-        if not self.has_proof(host, repository, manifest, credential):
-            with self._transaction() as db:
-                row = (host, repository, str(manifest), credential)
-                db.execute("INSERT OR IGNORE INTO proofs VALUES (?, ?, ?, ?)", row)
+        """The registry accepted these credentials (a fingerprint) for this manifest; the oldest of too many are forgotten."""
+        if self.has_proof(host, repository, manifest, credential):
+            return
+        key = (host, repository, str(manifest))
+        with self._transaction() as db:
+            db.execute(
+                "INSERT OR IGNORE INTO proofs (host, repository, manifest, credential, sequence)"
+                " SELECT ?, ?, ?, ?, 1 + coalesce(max(sequence), 0) FROM proofs"
+                " WHERE host = ? AND repository = ? AND manifest = ?",
+                (*key, credential, *key),
+            )
+            db.execute(
+                "DELETE FROM proofs WHERE host = ? AND repository = ? AND manifest = ? AND credential IN"
+                " (SELECT credential FROM proofs WHERE host = ? AND repository = ? AND manifest = ?"
+                " ORDER BY sequence DESC LIMIT -1 OFFSET ?)",
+                (*key, *key, _MAX_PROOFS),
+            )
 
     def has_proof(self, host: str, repository: str, manifest: Digest, credential: str) -> bool:
         """Whether the registry accepted these credentials for this manifest before."""
@@ -256,7 +291,7 @@ class Records:
         return self._one(query, host, repository, str(manifest), credential) is not None
 
     def put_delivery(self, content: Iterable[Digest], host: str, repository: str) -> None:
-        """This repository delivered these layers, or showed that it holds them."""
+        """This repository delivered these layers or manifests, or showed that it holds them."""
         with self._transaction() as db:
             db.executemany(
                 "INSERT OR IGNORE INTO deliveries VALUES (?, ?, ?)",
@@ -264,14 +299,14 @@ class Records:
             )
 
     def deliveries(self, content: Iterable[Digest], host: str, repository: str) -> frozenset[Digest]:
-        """Which of these layers the repository delivered."""
+        """Which of these the repository delivered."""
         query = "SELECT 1 FROM deliveries WHERE content = ? AND host = ? AND repository = ?"
         with self._lock:
             execute = self._connection.execute
             return frozenset(digest for digest in content if execute(query, (str(digest), host, repository)).fetchone())
 
     def came_from(self, content: Digest, host: str) -> bool:
-        """Whether any repository of the host delivered the layer."""
+        """Whether any repository of the host delivered the layer or manifest."""
         return self._one("SELECT 1 FROM deliveries WHERE content = ? AND host = ?", str(content), host) is not None
 
     def _touch(self, db: sqlite3.Connection, manifest: Digest) -> None:
@@ -286,28 +321,61 @@ class Records:
 
     @contextlib.contextmanager
     def _transaction(self) -> Iterator[sqlite3.Connection]:
-        with self._lock:
+        with self._lock, _known_errors():
             try:
                 self._connection.execute("BEGIN IMMEDIATE")
                 yield self._connection
                 self._connection.execute("COMMIT")
-            except BaseException as error:
+            except BaseException:
                 if self._connection.in_transaction:  # a full disk ends it
                     self._connection.execute("ROLLBACK")
-                if getattr(error, "sqlite_errorcode", 0) == sqlite3.SQLITE_FULL:
-                    raise StoreFull("no space left while writing the driver's records", hint=NO_SPACE_HINT) from error
                 raise
 
 
-def _open(path: Path) -> sqlite3.Connection:
-    connection = sqlite3.connect(path, isolation_level=None, check_same_thread=False, timeout=10)
+def error_code(error: sqlite3.Error) -> int:
+    """SQLite's primary code of an error; 0 if it is not SQLite's."""
+    return getattr(error, "sqlite_errorcode", 0) & 0xFF
+
+
+@contextlib.contextmanager
+def _known_errors() -> Iterator[None]:
+    try:
+        yield
+    except sqlite3.Error as error:
+        code = error_code(error)
+        if code in _DAMAGED:
+            raise DamagedRecords(str(error)) from error
+        if code == sqlite3.SQLITE_FULL:
+            raise StoreFull("no space left while writing the driver's records", hint=NO_SPACE_HINT) from error
+        if code == sqlite3.SQLITE_BUSY:
+            raise Busy(
+                "another process has locked the driver's database (state.db in root_dir)",
+                hint="end the sqlite3 shell, or the backup, that has it open",
+            ) from error
+        raise
+
+
+def _prune(db: sqlite3.Connection) -> None:
+    """Forget what is known of manifests that were resolved and never pulled; at worst the registry is asked once more."""
+    for table in ("tags", "proofs"):
+        db.execute(f"DELETE FROM {table} WHERE manifest NOT IN (SELECT manifest FROM artifacts)")  # noqa: S608 - constants
+    db.execute(
+        "DELETE FROM deliveries WHERE content NOT IN (SELECT manifest FROM artifacts)"
+        " AND NOT EXISTS (SELECT 1 FROM artifact_content WHERE artifact_content.content = deliveries.content)"
+    )
+
+
+def _open(path: Path | None) -> sqlite3.Connection:
+    connection = sqlite3.connect(
+        path or ":memory:", isolation_level=None, check_same_thread=False, timeout=_BUSY_SECONDS
+    )
     try:
         connection.execute("PRAGMA journal_mode = WAL")
         connection.execute("PRAGMA synchronous = NORMAL")
         # Damage is found now, when it can be mended by beginning anew, not in the middle of a publish.
         findings = connection.execute("PRAGMA quick_check(1)").fetchone()[0]
         if findings != "ok":
-            raise sqlite3.DatabaseError(findings)
+            raise DamagedRecords(findings)
         version = connection.execute("PRAGMA user_version").fetchone()[0]
         for number, script in enumerate(_MIGRATIONS[version:], start=version + 1):
             connection.executescript(f"BEGIN IMMEDIATE; {script}; PRAGMA user_version = {number}; COMMIT;")

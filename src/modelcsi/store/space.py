@@ -48,9 +48,9 @@ class Reservation:
 class Space:
     """The ledger of one filesystem.
 
-    `make_room` is called, without a lock held, with the bytes that are missing; it evicts what nobody needs and may free
-    less. `limit` is the greatest number of bytes that the store may hold in all (None: what the disk has); `stored` says
-    how many it holds.
+    `make_room` is called, without a lock held, with the bytes that are missing; it evicts what nobody needs, and frees
+    less where all of that is not enough. `limit` tells the greatest number of bytes that the store may hold in all (None:
+    what the disk has), and how many it holds.
     """
 
     def __init__(
@@ -75,8 +75,8 @@ class Space:
             raise StoreFull(
                 f"{what} needs {size} bytes ({format_size(size)}); {max(0, self.available_bytes())} "
                 f"({format_size(max(0, self.available_bytes()))}) are free for models in {self._root}",
-                hint="everything that no pod uses is evicted already: free space there, raise features.disk_usage_limit, "
-                "or run the pod on a larger node",
+                hint="evicting everything that no pod uses would not be enough: free space there, raise "
+                "features.disk_usage_limit, or run the pod on a larger node",
             )
         return reservation
 

@@ -11,18 +11,20 @@ from collections.abc import Callable
 from pathlib import Path
 
 from modelcsi.deadline import Deadline
-from modelcsi.errors import Busy, InvalidRequest
+from modelcsi.errors import Busy, InvalidRequest, StoreFull
 from modelcsi.store.collector import Collector
 from modelcsi.store.content import ContentStore, empty_trash
-from modelcsi.store.durable import disk_bytes, remove_tree, replace_file
+from modelcsi.store.durable import disk_bytes, replace_file
 from modelcsi.store.layout import FORMAT_VERSION, StoreLayout
-from modelcsi.store.records import Records
+from modelcsi.store.records import DamagedRecords, Records, error_code
 from modelcsi.store.space import Space
 from modelcsi.store.views import Views
 
 logger = logging.getLogger(__name__)
 
 _LOCK_LOOK_SECONDS = 0.05
+_NO_PLACE = frozenset({sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_IOERR})
+"""What SQLite says on a full disk, or without a free inode, when it makes the files beside the database."""
 
 
 class Store:
@@ -63,11 +65,16 @@ class Store:
         return (limit, self.content.size_bytes() + disk_bytes(self.layout.ingests)) if limit else (None, 0)
 
     def _clear_leftovers(self) -> None:
-        """What a crash left half-made under a temporary name; half-written content stays, to be resumed."""
-        for path in self.layout.trash.iterdir():
-            empty_trash(path)
-        for path in (*self.layout.views.glob(".*"), *self.layout.manifests.glob("*/.*")):
-            remove_tree(path) if path.is_dir() else path.unlink()
+        """What a crash left half-made under a temporary name; half-written content stays, to be resumed.
+
+        What cannot be removed stays too: without a start nobody could unpublish.
+        """
+        half_made = (*self.layout.views.glob(".*"), *self.layout.manifests.glob("*/.*"))
+        for path in (*self.layout.trash.iterdir(), *half_made):
+            try:
+                empty_trash(path)
+            except OSError as error:
+                logger.warning("cannot remove the leftover %s: %s", path, error)
 
 
 def _lock(layout: StoreLayout, patience: Deadline) -> int:
@@ -106,12 +113,23 @@ def _check_format(layout: StoreLayout) -> None:
 
 
 def _open_records(path: Path) -> Records:
-    """The database; one that SQLite cannot read is set aside and begun anew, since everything in it can be found again."""
+    """The database. A damaged one is set aside and begun anew, since everything in it can be found again.
+
+    For the same reason one in memory serves where the disk has no place for it: unpublishing must work on a full disk.
+    """
     try:
         return Records(path)
-    except sqlite3.DatabaseError as error:
-        if isinstance(error, sqlite3.OperationalError) and "disk" in str(error):
+    except (StoreFull, sqlite3.OperationalError) as error:
+        if isinstance(error, sqlite3.OperationalError) and error_code(error) not in _NO_PLACE:
             raise
+        logger.warning(
+            "cannot use %s (%s): until the next start the records are kept in memory, made again from the mounts and the "
+            "content; free space on the disk, then restart",
+            path,
+            error,
+        )
+        return Records(None)
+    except DamagedRecords as error:
         logger.warning("%s is unreadable (%s): set aside as %s.bad and begun anew", path, error, path.name)
         for suffix in ("", "-wal", "-shm"):
             file = path.with_name(path.name + suffix)

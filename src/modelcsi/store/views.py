@@ -12,6 +12,7 @@ import contextlib
 import errno
 import hashlib
 import json
+import logging
 import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -21,6 +22,8 @@ from modelcsi.errors import UnsupportedArtifact
 from modelcsi.oci.digest import Digest
 from modelcsi.store.durable import remove_tree, replace_file, space_errors, sync_directory
 from modelcsi.store.layout import StoreLayout
+
+logger = logging.getLogger(__name__)
 
 _EXECUTE = 0o111
 _LINK_LIMIT = frozenset({errno.EMLINK, errno.EXDEV, errno.EPERM})
@@ -54,11 +57,12 @@ class Views:
         with space_errors(f"the tree of {origin.get('manifest', view)}"):
             if temporary.exists():
                 remove_tree(temporary)
-            temporary.mkdir(mode=0o700)
-            with _length_errors(origin.get("reference", view)):
-                self._fill(temporary, tree)
-            replace_file(self._layout.view_record(view), json.dumps(dict(origin)).encode())
-            temporary.rename(final)
+            with _removed_on_failure(temporary):
+                temporary.mkdir(mode=0o700)
+                with _length_errors(origin.get("reference", view)):
+                    self._fill(temporary, tree)
+                replace_file(self._layout.view_record(view), json.dumps(dict(origin)).encode())
+                temporary.rename(final)
             sync_directory(self._layout.views)
         return final
 
@@ -111,6 +115,19 @@ class Views:
             if error.errno not in _LINK_LIMIT:
                 raise
             _copy(source, name, parent_fd, entry.mode)
+
+
+@contextlib.contextmanager
+def _removed_on_failure(temporary: Path) -> Iterator[None]:
+    """The links in a half-made tree would keep their bytes on the disk, where no eviction finds them."""
+    try:
+        yield
+    except BaseException:
+        try:
+            remove_tree(temporary)
+        except OSError as error:  # what went wrong first matters more; the next start removes the tree
+            logger.warning("cannot remove the half-made %s: %s", temporary, error)
+        raise
 
 
 @contextlib.contextmanager

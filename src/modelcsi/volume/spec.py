@@ -135,7 +135,7 @@ def _check_pattern(pattern: str) -> None:
     try:
         size = len(pattern.encode())
     except UnicodeEncodeError as error:  # JSON can escape half a surrogate pair
-        raise ValueError(f"has a pattern that is not Unicode text: {ascii(pattern[:50])}") from error
+        raise ValueError(f"has a pattern that is not Unicode text: {pattern[:50]!a}") from error
     if size > _MAX_PATTERN_BYTES:
         raise ValueError(f"has a pattern of over {_MAX_PATTERN_BYTES} bytes: {pattern[:50]!r}…")
 

@@ -312,7 +312,7 @@ def test_a_lease_is_taken_before_the_pull(puller: Puller, stalled: FakeRegistry,
     """A collector that runs meanwhile touches nothing of it."""
     call = Call(Pod(puller, reference))
     wait_until(lambda: store.content.has_blob(Digest.of(FILES["config.json"])))
-    store.collector.make_room(1 << 60)
+    store.collector.prune()
     resume(stalled)
 
     assert FILES == tree_of(call.result().path)

@@ -10,6 +10,7 @@ import pytest
 
 from modelcsi.deadline import Deadline
 from modelcsi.errors import (
+    CorruptContent,
     Forbidden,
     InvalidRequest,
     NotFound,
@@ -18,12 +19,14 @@ from modelcsi.errors import (
     UnsupportedArtifact,
 )
 from modelcsi.oci.digest import Digest
-from modelcsi.oci.manifest import OCI_INDEX
+from modelcsi.oci.manifest import OCI_INDEX, OCI_MANIFEST
 from modelcsi.oci.reference import Reference
 from modelcsi.pull.patience import Patience
 from modelcsi.pull.policy import PullPolicy
 from modelcsi.pull.puller import Puller
-from modelcsi.pull.resolve import Wish
+from modelcsi.pull.resolve import Recogniser, Wish
+from modelcsi.store.store import Store
+from tests.fakes.content import FILE_PATH, MODEL_ARTIFACT, RAW_WEIGHT
 from tests.fakes.registry import FakeRegistry
 from tests.unit.pull.conftest import FILES, Pod, secret
 
@@ -215,16 +218,96 @@ def test_a_proof_is_for_one_repository(alice: Pod, private: FakeRegistry) -> Non
 
 
 def test_without_a_tag_in_the_database(alice: Pod, private: FakeRegistry, store: Any) -> None:
-    """The database was lost: the registry is asked, and the manifest is not fetched again."""
+    """The database was lost: the manifest is fetched once more, and from then on a HEAD is enough."""
     digest = alice.resolve().artifact.digest
     alice.pull()
     for owner in store.records.owners(digest):
         store.records.end_lease(owner)
     store.records.forget_artifact(digest)
     gets = private.manifest_requests
-    found = like(alice, reference=f"{private.host}/models/tiny@{digest}").resolve()
+    again = like(alice, reference=f"{private.host}/models/tiny@{digest}", policy=PullPolicy.ALWAYS)
+    found = [again.resolve().artifact.digest for _ in range(2)]
 
-    assert (digest, gets) == (found.artifact.digest, private.manifest_requests)
+    assert ([digest, digest], gets + 1) == (found, private.manifest_requests)
+
+
+def test_a_head_of_another_host_is_no_proof(alice: Pod, fake: FakeRegistry) -> None:
+    """It says yes to a private manifest that is here, and has not its bytes: it must send them."""
+    digest = alice.resolve().artifact.digest
+    alice.pull()
+    fake.content.manifests["evil/x"][str(digest)] = (OCI_MANIFEST, alice.resolve().manifest)
+    fake.faults.manifest_bytes = b"{}"
+    for policy in (PullPolicy.IF_NOT_PRESENT, PullPolicy.ALWAYS):
+        with pytest.raises(CorruptContent):
+            like(alice, reference=f"{fake.host}/evil/x@{digest}", secrets={}, policy=policy).resolve()
+
+
+def test_a_tag_of_another_host_is_no_proof(alice: Pod, fake: FakeRegistry) -> None:
+    """The same by a tag, of a repository that is known here."""
+    digest = alice.resolve().artifact.digest
+    alice.pull()
+    fake.content.push("evil/x", "v1", FILES | {"own": b"1"})
+    evil = Pod(alice.puller, f"{fake.host}/evil/x:v1", policy=PullPolicy.ALWAYS)
+    evil.pull()
+    fake.content.manifests["evil/x"]["v1"] = (OCI_MANIFEST, alice.resolve().manifest)
+    fake.faults.manifest_bytes = b"{}"
+    with pytest.raises(CorruptContent, match=str(digest)):
+        evil.resolve()
+
+
+def test_a_digest_is_not_changed_by_what_a_head_tells(puller: Puller, fake: FakeRegistry) -> None:
+    """Pinned to one, told another that is here too: the one is fetched, or nothing."""
+    first = fake.content.push("models/tiny", "v1", FILES)
+    second = fake.content.push("models/tiny", "v2", FILES | {"new": b"1"})
+    for digest in (first, second):
+        Pod(puller, f"{fake.host}/models/tiny@{digest}").pull()
+    fake.content.manifests["models/tiny"][str(first)] = fake.content.manifests["models/tiny"]["v2"]
+    with pytest.raises(CorruptContent):
+        Pod(puller, f"{fake.host}/models/tiny@{first}", policy=PullPolicy.ALWAYS).resolve()
+
+
+def test_what_is_not_recognised_leaves_nothing(puller: Puller, fake: FakeRegistry, store: Store) -> None:
+    """No proof, no tag: a login page that answers 200 would have one."""
+    digest = fake.content.add_manifest("models/tiny", b"<html>", "v1")
+    with pytest.raises(UnsupportedArtifact):
+        Pod(puller, f"{fake.host}/models/tiny:v1").resolve()
+    records = store.records
+
+    assert (None, False) == (records.tag(fake.host, "models/tiny", "v1"), records.came_from(digest, fake.host))
+    assert not records.has_proof(fake.host, "models/tiny", digest, "anonymous")
+
+
+def manifest_of(number: int, padding: int = 0) -> bytes:
+    """A manifest of one layer; each number makes another one."""
+    layer = {
+        "mediaType": RAW_WEIGHT,
+        "digest": str(Digest.of(b"%d" % number)),
+        "size": 1,
+        "annotations": {FILE_PATH: "model", "padding": "x" * padding},
+    }
+    return json.dumps({"schemaVersion": 2, "artifactType": MODEL_ARTIFACT, "layers": [layer]}).encode()
+
+
+def test_artifacts_in_memory_are_bounded() -> None:
+    """By the sum of their manifests: what was used last stays, and a large one is not kept at all."""
+    recogniser = Recogniser(limit_bytes=16_000)
+    small, large = manifest_of(0), manifest_of(1, 2000)
+    kept = recogniser.recognise(Digest.of(small), small)
+    for content in [large, *(manifest_of(number, 1000) for number in range(2, 22))]:
+        recogniser.recognise(Digest.of(content), content)
+        assert kept is recogniser.recognise(Digest.of(small), small)
+        assert recogniser.kept_bytes <= 16_000
+    made = [recogniser.recognise(Digest.of(large), large) for _ in range(2)]
+
+    assert made[0] is not made[1]
+
+
+def test_a_kept_artifact_is_no_excuse_for_other_bytes() -> None:
+    """The digest is the key, and is compared each time."""
+    recogniser, content = Recogniser(), manifest_of(0)
+    recogniser.recognise(Digest.of(content), content)
+    with pytest.raises(CorruptContent):
+        recogniser.recognise(Digest.of(content), b"{}")
 
 
 def test_a_damaged_manifest_on_the_disk(puller: Puller, fake: FakeRegistry, store: Any) -> None:

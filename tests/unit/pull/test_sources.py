@@ -66,7 +66,7 @@ def test_who_holds_a_blob(client: Registry, private: FakeRegistry) -> None:
     alice, bob = repository(client, private, ALICE), repository(client, private, BOB)
     questions = [(alice, descriptor), (alice, absent), (bob, descriptor)]
 
-    assert [True, False, False] == [Sources().has_blob(source, item.digest) for source, item in questions]
+    assert [True, False, False] == [Sources().has_blob(source, item) for source, item in questions]
 
 
 def test_a_missing_blob_is_final(client: Registry, fake: FakeRegistry) -> None:

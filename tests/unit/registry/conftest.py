@@ -162,6 +162,42 @@ class CannedServer:
 
 
 @pytest.fixture
+def dripping() -> Iterator[Callable[[bytes], str]]:
+    """Makes servers that answer each request with a head, and then with a byte each 20 ms; the result is the host."""
+    is_over = threading.Event()
+    listeners: list[socket.socket] = []
+    threads: list[threading.Thread] = []
+
+    def drip(connection: socket.socket, head: bytes) -> None:
+        with connection, contextlib.suppress(OSError):
+            asked = connection.recv(65536)
+            connection.sendall(head if asked[:1] in b"GHP" else b"")
+            while asked[:1] in b"GHP" and not is_over.wait(0.02):
+                connection.sendall(b" ")
+
+    def serve(listener: socket.socket, head: bytes) -> None:
+        with contextlib.suppress(OSError):
+            while True:
+                thread = threading.Thread(target=drip, args=(listener.accept()[0], head), daemon=True)
+                threads.append(thread)
+                thread.start()
+
+    def make(head: bytes) -> str:
+        listeners.append(socket.create_server(("127.0.0.1", 0)))
+        threading.Thread(target=serve, args=(listeners[-1], head), daemon=True).start()
+        return f"127.0.0.1:{listeners[-1].getsockname()[1]}"
+
+    yield make
+    is_over.set()
+    for listener in listeners:
+        with contextlib.suppress(OSError):
+            listener.shutdown(socket.SHUT_RDWR)
+        listener.close()
+    for thread in threads:
+        thread.join(10)
+
+
+@pytest.fixture
 def canned() -> Iterator[Callable[..., CannedServer]]:
     """Makes canned servers."""
     servers: list[CannedServer] = []

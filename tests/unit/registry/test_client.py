@@ -1,11 +1,13 @@
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 
 import pytest
 
 from modelcsi.deadline import Deadline
 from modelcsi.errors import CorruptContent, Forbidden, ModelCsiError, NotFound, RegistryUnavailable, UnsupportedArtifact
+from modelcsi.oci.descriptor import Descriptor
 from modelcsi.oci.digest import EMPTY_BLOB, Digest
 from modelcsi.oci.manifest import MAX_MANIFEST_BYTES, OCI_MANIFEST
 from modelcsi.oci.reference import Reference
@@ -174,22 +176,43 @@ def test_check_is_a_head(registry: FakeRegistry, client: ClientFactory) -> None:
     assert (1, 0) == (registry.manifest_heads, registry.manifest_requests)
 
 
-def test_check_is_a_get_where_head_is_refused(registry: FakeRegistry, client: ClientFactory) -> None:
-    """405 is about the method, not about the manifest."""
-    digest = registry.content.push("m/x", "v1", {"a": b"hello"})
+def test_check_shows_nothing_where_head_is_refused(registry: FakeRegistry, client: ClientFactory) -> None:
+    """405 is about the method, not about the manifest: a GET will tell."""
     registry.faults.refuse_head = 405
     with registry:
-        found = client(f"{registry.host}/m/x:v1").check("v1", _soon())
-
-    assert digest == found
-    assert 1 == registry.manifest_requests
+        assert client(f"{registry.host}/m/x:v1").check("v1", _soon()) is None
 
 
-def test_check_tells_no_digest_that_it_was_not_told(registry: FakeRegistry, client: ClientFactory) -> None:
-    """Returning is the proof; the digest is an extra."""
+@pytest.mark.parametrize("by_digest", [True, False])
+def test_check_shows_nothing_without_a_digest(by_digest: bool, registry: FakeRegistry, client: ClientFactory) -> None:
+    """A login page answers 200 too."""
+    digest = registry.content.push("m/x", "v1", {"a": b"hello"})
     registry.faults.tells_digest = False
     with registry:
-        assert client(f"{registry.host}/m/x:v1").check("v1", _soon()) is None
+        assert client(f"{registry.host}/m/x:v1").check(str(digest) if by_digest else "v1", _soon()) is None
+
+
+def test_check_shows_nothing_when_another_digest_is_told(registry: FakeRegistry, client: ClientFactory) -> None:
+    """What was asked for by digest is that, or nothing."""
+    with registry:
+        asked, other = Digest.of(b"asked"), registry.content.manifests["m/x"]["v1"]
+        registry.content.manifests["m/x"][str(asked)] = other
+        assert client(f"{registry.host}/m/x:v1").check(str(asked), _soon()) is None
+
+
+@pytest.mark.parametrize("status", ["200 OK", "403 Forbidden"])
+def test_check_shows_nothing_after_a_redirect_to_another_host(
+    status: str, client: ClientFactory, canned: Callable[..., CannedServer]
+) -> None:
+    """Whatever that one says: it did not check the credentials, which it was not sent."""
+    digest = Digest.of(b"{}")
+    told = f"HTTP/1.1 {status}\r\nContent-Length: 2\r\nDocker-Content-Digest: {digest}\r\n\r\n".encode()
+    other = canned(told)
+    location = f"http://{other.host}/login"
+    server = canned(b"", f"HTTP/1.1 302 Found\r\nContent-Length: 0\r\nLocation: {location}\r\n\r\n".encode())
+
+    assert client(f"{server.host}/m/x:v1").check(str(digest), _soon()) is None
+    assert other.received
 
 
 @pytest.mark.parametrize(("target", "kind"), [("v2", NotFound), ("v1", Forbidden)])
@@ -208,8 +231,8 @@ def test_has_blob_is_answered_for_the_blob_itself(registry: FakeRegistry, client
     """Present here, absent in another repository of the same registry."""
     blob = registry.content.add_blob("m/x", b"weights")
     with registry:
-        here = client(f"{registry.host}/m/x").has_blob(blob.digest, _soon())
-        there = client(f"{registry.host}/m/y").has_blob(blob.digest, _soon())
+        here = client(f"{registry.host}/m/x").has_blob(blob, _soon())
+        there = client(f"{registry.host}/m/y").has_blob(blob, _soon())
 
     assert (True, False) == (here, there)
     assert {} == dict(registry.bytes_served)
@@ -221,13 +244,70 @@ def test_has_blob_asks_for_a_byte_where_head_is_refused(
 ) -> None:
     """public.ecr.aws answers 401 to a HEAD of a blob that it serves."""
     blob = registry.content.add_blob("m/x", b"weights")
+    absent = Descriptor("m", Digest.of(b"absent"), 6)
     registry.faults.refuse_head = status
     with registry:
         repository = client(f"{registry.host}/m/x")
-        found = repository.has_blob(blob.digest, _soon()), repository.has_blob(Digest.of(b"absent"), _soon())
+        found = repository.has_blob(blob, _soon()), repository.has_blob(absent, _soon())
 
     assert (True, False) == found
     assert 1 == registry.bytes_served[str(blob.digest)]
+
+
+@pytest.mark.parametrize("answer", ["200 OK\r\nContent-Length: 5", "200 OK\r\nTransfer-Encoding: chunked"])
+@pytest.mark.parametrize("is_redirected", [True, False])
+def test_a_login_page_is_no_blob(
+    is_redirected: bool, answer: str, client: ClientFactory, canned: Callable[..., CannedServer]
+) -> None:
+    """It answers 200 to everything, and has another length."""
+    page = f"HTTP/1.1 {answer}\r\n\r\n".encode()
+    location = f"http://{canned(page).host}/login"
+    redirect = f"HTTP/1.1 302 Found\r\nContent-Length: 0\r\nLocation: {location}\r\n\r\n".encode()
+    server = canned(b"", redirect if is_redirected else page)
+
+    assert not client(f"{server.host}/m/x").has_blob(Descriptor("m", Digest.of(b"weights"), 7), _soon())
+
+
+@pytest.mark.parametrize(
+    ("range_answer", "expected"),
+    [
+        ("206 Partial Content\r\nContent-Length: 1\r\nContent-Range: bytes 0-0/7", True),
+        ("206 Partial Content\r\nContent-Length: 1\r\nContent-Range: bytes 0-0/*", False),
+        ("206 Partial Content\r\nContent-Length: 1\r\nContent-Range: bytes 0-0/8", False),
+        ("206 Partial Content\r\nContent-Length: 1", False),
+        ("200 OK\r\nContent-Length: 7", True),
+        ("200 OK\r\nContent-Length: 8", False),
+    ],
+)
+def test_a_byte_of_a_blob_is_of_one_with_its_size(
+    range_answer: str, expected: bool, client: ClientFactory, canned: Callable[..., CannedServer]
+) -> None:
+    """Where HEAD tells no length."""
+    head = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\nConnection: close\r\n\r\n"
+    server = canned(b"", head, f"HTTP/1.1 {range_answer}\r\n\r\n1".encode())
+    blob = Descriptor("m", Digest.of(b"weights"), 7)
+
+    assert expected is client(f"{server.host}/m/x").has_blob(blob, _soon())
+
+
+def test_a_manifest_that_drips_ends_with_the_deadline(client: ClientFactory, dripping: Callable[[bytes], str]) -> None:
+    """Each byte comes before the read gives up; all of them together do not."""
+    host = dripping(b"HTTP/1.1 200 OK\r\nContent-Length: 100000\r\n\r\n")
+    began = time.monotonic()
+    with pytest.raises(RegistryUnavailable, match=f"{host}/m/x:v1 did not arrive in time"):
+        client(f"{host}/m/x:v1").resolve("v1", Deadline.after(1))
+
+    assert time.monotonic() - began < 5
+
+
+def test_an_error_that_drips_is_told_without_its_text(client: ClientFactory, dripping: Callable[[bytes], str]) -> None:
+    """The status is the news."""
+    host = dripping(b"HTTP/1.1 403 Forbidden\r\nContent-Length: 10000\r\n\r\n")
+    began = time.monotonic()
+    with pytest.raises(Forbidden):
+        client(f"{host}/m/x:v1").resolve("v1", Deadline.after(1))
+
+    assert time.monotonic() - began < 5
 
 
 def test_has_blob_without_the_right_is_an_error(registry: FakeRegistry, client: ClientFactory) -> None:
@@ -236,13 +316,13 @@ def test_has_blob_without_the_right_is_an_error(registry: FakeRegistry, client: 
     registry.auth = Auth.BASIC
     registry.users = {"alice": User("s3cret", frozenset())}
     with registry, pytest.raises(Forbidden):
-        client(f"{registry.host}/m/x", ALICE).has_blob(blob.digest, _soon())
+        client(f"{registry.host}/m/x", ALICE).has_blob(blob, _soon())
 
 
 def test_the_empty_blob_is_everywhere(registry: FakeRegistry, client: ClientFactory) -> None:
     """Some registries refuse to store it; it tells nobody anything."""
     with registry:
-        assert client(f"{registry.host}/m/x").has_blob(EMPTY_BLOB, _soon())
+        assert client(f"{registry.host}/m/x").has_blob(Descriptor("m", EMPTY_BLOB, 0), _soon())
 
     assert [] == registry.seen
 

@@ -120,7 +120,7 @@ def test_has_blob_asks_for_a_byte_where_a_redirect_refuses_head(
     storage.faults.refuse_head = 403
     with registry, storage:
         registry.faults.redirect_blobs_to = storage.url
-        assert client(f"{registry.host}/m/x").has_blob(blob.digest, Deadline.after(10))
+        assert client(f"{registry.host}/m/x").has_blob(blob, Deadline.after(10))
 
     assert 1 == storage.bytes_served[str(blob.digest)]
 

@@ -2,9 +2,14 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
 
 from modelcsi.artifact.tree import EntryType, FileEntry, FileTree
 from modelcsi.oci.digest import Digest
+from modelcsi.store import collector
+from modelcsi.store.content import empty_trash
 from modelcsi.store.ingest import BlobIngest
 from modelcsi.store.records import PENDING, ArtifactRecord, PublicationRecord
 from modelcsi.store.store import Store
@@ -55,7 +60,7 @@ def test_what_is_leased_stays(store: Store) -> None:
     """However much is asked for."""
     keep(store, "a", [blob(store, "a")], owner="a pod")
     keep(store, "b", [blob(store, "b")])
-    sweep = store.collector.make_room(1 << 60)
+    sweep = store.collector.prune()
 
     assert (["b"], True) == (names(sweep.artifacts), store.content.has_blob(blob(store, "a")))
     assert [] == store.content.verify(blob(store, "a"))
@@ -66,7 +71,7 @@ def test_shared_content_stays(store: Store) -> None:
     shared, own = blob(store, "shared"), blob(store, "own")
     keep(store, "a", [shared, own])
     keep(store, "b", [shared], owner="a pod")
-    sweep = store.collector.make_room(1 << 60)
+    sweep = store.collector.prune()
 
     assert (["a"], True, False) == (
         names(sweep.artifacts),
@@ -102,7 +107,7 @@ def test_an_ingest_that_a_lease_needs_stays(store: Store) -> None:
     needed = ready_blob(store.layout, b"half")
     needed.ingest.close()
     keep(store, "a", [needed.digest], owner="a pod")
-    store.collector.make_room(1 << 60)
+    store.collector.prune()
 
     assert needed.ingest.path.exists()
 
@@ -112,12 +117,12 @@ def test_an_ingest_in_use_stays(store: Store) -> None:
     written, committed = BlobIngest(store.layout, Digest.of(b"w"), 1), blob(store, "c")
     for digest in (written.digest, committed):
         store.collector.begin_writing(digest)
-    store.collector.make_room(1 << 60)
+    store.collector.prune()
     stayed = (written.path.exists(), store.content.has_blob(committed))
     written.close()
     for digest in (written.digest, committed):
         store.collector.end_writing(digest)
-    store.collector.make_room(1 << 60)
+    store.collector.prune()
 
     assert ((True, True), (False, False)) == (stayed, (written.path.exists(), store.content.has_blob(committed)))
 
@@ -138,7 +143,7 @@ def test_a_view_that_a_publication_shows_stays(store: Store) -> None:
     store.records.forget_artifact(record.manifest)
     publication = PublicationRecord("", "/target", "", "a", PENDING, str(record.manifest), view_id(record.manifest, ""))
     store.records.put_publication(publication)
-    store.collector.make_room(1 << 60)
+    store.collector.prune()
 
     assert store.views.path(view_id(record.manifest, "")) is not None
 
@@ -148,7 +153,7 @@ def test_foreign_names_do_not_stop_a_sweep(store: Store) -> None:
     (store.layout.ingests / "notes").mkdir()
     keep(store, "a", [blob(store, "a")])
 
-    assert ["a"] == names(store.collector.make_room(1 << 60).artifacts)
+    assert ["a"] == names(store.collector.prune().artifacts)
 
 
 def test_pruning_to_a_size(store: Store) -> None:
@@ -180,7 +185,7 @@ def test_a_lease_and_a_sweep_exclude_each_other(store: Store) -> None:
 
     def sweep() -> None:
         while not ends.is_set():
-            store.collector.make_room(1 << 60)
+            store.collector.prune()
 
     thread = threading.Thread(target=sweep)
     thread.start()
@@ -198,3 +203,53 @@ def test_a_lease_and_a_sweep_exclude_each_other(store: Store) -> None:
     thread.join()
 
     assert states <= {(True, True), (False, False), (False, True)}
+
+
+def test_nothing_is_evicted_in_vain(store: Store) -> None:
+    """A manifest may claim 2^60 bytes, and so may the record of one that failed: only leftovers go for that."""
+    keep(store, "a", [blob(store, "a")])
+    claim = ArtifactRecord(Digest.of(b"claim"), "claim", "modelpack", 1 << 60, 0, 0)
+    store.collector.keep(claim, [Digest.of(b"absent")], "a pull")
+    store.records.end_lease("a pull")
+    orphan = blob(store, "nobody's")
+    sweep = store.collector.make_room(1 << 50)
+
+    assert ([], False, True) == (
+        names(sweep.artifacts),
+        store.content.has_blob(orphan),
+        store.content.has_blob(blob(store, "a")),
+    )
+
+
+def test_copies_in_a_view_are_room_too(store: Store) -> None:
+    """A file that is shown with another execute bit takes its bytes twice, and both are freed."""
+    digest = blob(store, "a")
+    record = keep(store, "a", [])
+    store.collector.keep(record, [digest], "for a moment")
+    store.records.end_lease("for a moment")
+    tree = FileTree((FileEntry("run", EntryType.FILE, SIZE, 0o555, layer=digest),))
+    store.views.build(view_id(record.manifest, "copy"), tree, {"manifest": str(record.manifest)})
+
+    assert ["a"] == names(store.collector.make_room(2 * SIZE).artifacts)
+
+
+def test_publishes_do_not_wait_for_an_eviction(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Content is renamed while they wait, and unlinked when they do not; what they take meanwhile stays."""
+    one, two = blob(store, "a"), blob(store, "b")
+    for name, layer in (("a", one), ("b", two)):
+        keep(store, name, [layer])
+    kept = []
+
+    def empty(*paths: Path) -> int:
+        if not store.content.has_blob(one):
+            thread = threading.Thread(target=keep, args=(store, "b", [two], "a pod"))
+            thread.start()
+            thread.join(10)
+            kept.append(thread.is_alive())
+        return empty_trash(*paths)
+
+    monkeypatch.setattr(collector, "empty_trash", empty)
+    sweep = store.collector.prune()
+
+    assert (["a"], [False]) == (names(sweep.artifacts), kept)
+    assert ["b"] == names(store.records.artifacts())

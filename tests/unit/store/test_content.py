@@ -12,7 +12,8 @@ import pytest
 from modelcsi.artifact.members import Member, MemberType
 from modelcsi.errors import StoreFull
 from modelcsi.oci.digest import Digest
-from modelcsi.store.content import ContentStore, ReadyLayer
+from modelcsi.store import content as content_module
+from modelcsi.store.content import ContentStore, ReadyLayer, empty_trash
 from modelcsi.store.ingest import LayerIngest
 from modelcsi.store.layout import StoreLayout
 from tests.unit.store.conftest import commit_layer, ready_blob, ready_layer
@@ -273,11 +274,47 @@ def test_removing_frees_what_nobody_links(content: ContentStore) -> None:
     commit_layer(content, LAYER, {"a": b"y" * 8192})
     linked = content.layout.views / "linked"
     os.link(content.layout.layer(LAYER) / "0", linked)
-    freed = content.remove([blob.digest, LAYER, Digest.of(b"absent")])
-    freed_later = content.discard(linked)
+    freed = empty_trash(*content.take_away([blob.digest, LAYER, Digest.of(b"absent")]))
+    freed_later = empty_trash(*content.discard(linked))
 
     assert (True, True) == (8192 <= freed < 16384, 8192 <= freed_later < 16384)
     assert ([], 0, []) == (list(content.digests()), content.size_bytes(), list(content.layout.trash.iterdir()))
+
+
+def test_a_name_too_long_below_the_trash_is_removed(content: ContentStore) -> None:
+    """A file is linked by its directory's descriptor, so its whole path may be longer than the kernel takes."""
+    tree = content.layout.views / "view"
+    deep = tree
+    while len(os.fsencode(deep)) < 3850:
+        deep /= "d" * 100
+    deep.mkdir(parents=True)
+    fd = os.open(deep, os.O_RDONLY)
+    with os.fdopen(os.open("f" * 255, os.O_WRONLY | os.O_CREAT, dir_fd=fd), "wb") as file:
+        file.write(b"x" * 8192)
+    os.fchmod(fd, 0o555)
+    os.close(fd)
+    with pytest.raises(OSError, match="too long"):
+        (deep / ("f" * 255)).lstat()
+    freed = empty_trash(*content.discard(tree))
+
+    assert (True, []) == (8192 <= freed < 16384, list(content.layout.trash.iterdir()))
+
+
+def test_the_members_remembered_are_bounded(layout: StoreLayout, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By their number in all records; the record of one that is larger is read again."""
+    monkeypatch.setattr(content_module, "_CACHED_MEMBERS", 10)
+    content = ContentStore(layout)
+    layers = [Digest.of(b"%d" % number) for number in range(4)]
+    for layer, size in zip(layers, (4, 4, 4, 10), strict=True):
+        commit_layer(content, layer, {str(number): b"" for number in range(size)})
+        content.members(layer)
+    first = [content.members(layer) for layer in layers]
+    second = [content.members(layer) for layer in layers]
+    again = content.members(layers[1]), content.members(layers[1])
+
+    assert first == second
+    assert [False, False, False, False] == [old is new for old, new in zip(first, second, strict=True)]
+    assert again[0] is again[1]
 
 
 def test_all_that_is_committed_has_a_digest(content: ContentStore) -> None:

@@ -281,3 +281,17 @@ def test_an_unreadable_plan_begins_anew(layout: StoreLayout, content: str) -> No
         (first.directory / "plan.json").write_text(content)
     with closing(opened(layout, tar)) as second:
         assert 0 == second.stored_bytes()
+
+
+def test_a_failed_opening_leaves_no_descriptor(layout: StoreLayout) -> None:
+    """Each attempt on a full disk would take one more."""
+    digest = Digest.of(b"tar")
+    LayerIngest(layout, digest, "plan", is_resumable=True).close()
+    journal = layout.ingest(digest) / "tar" / "journal"
+    journal.unlink()
+    journal.mkdir()
+    before = os.listdir("/proc/self/fd")
+    with pytest.raises(IsADirectoryError):
+        LayerIngest(layout, digest, "plan", is_resumable=True)
+
+    assert before == os.listdir("/proc/self/fd")

@@ -10,7 +10,7 @@ import pytest
 
 from modelcsi.errors import StoreFull
 from modelcsi.oci.digest import Digest
-from modelcsi.store.records import MOUNTED, PENDING, ArtifactRecord, PublicationRecord, Records
+from modelcsi.store.records import _MIGRATIONS, MOUNTED, PENDING, ArtifactRecord, PublicationRecord, Records
 
 ONE, TWO = Digest.of(b"one"), Digest.of(b"two")
 SHARED, OWN = Digest.of(b"shared layer"), Digest.of(b"own layer")
@@ -116,12 +116,13 @@ def test_forgetting_takes_tags_proofs_and_deliveries(records: Records) -> None:
         records.put_artifact(artifact(manifest), [layer], "owner")
         records.put_tag("host", "repository", str(manifest)[-5:], manifest)
         records.put_proof("host", "repository", manifest, "alice")
-        records.put_delivery([layer], "host", "repository")
+        records.put_delivery([layer, manifest], "host", "repository")
     records.forget_artifact(ONE)
 
     assert [None, TWO] == [records.tag("host", "repository", str(manifest)[-5:]) for manifest in (ONE, TWO)]
     assert [False, True] == [records.has_proof("host", "repository", manifest, "alice") for manifest in (ONE, TWO)]
     assert [False, True] == [records.came_from(layer, "host") for layer in (OWN, SHARED)]
+    assert [False, True] == [records.came_from(manifest, "host") for manifest in (ONE, TWO)]
 
 
 def test_tags_move(records: Records) -> None:
@@ -146,6 +147,49 @@ def test_a_proof_is_about_all_four(records: Records) -> None:
     ]
 
     assert [True, False, False, False, False] == [records.has_proof(*question) for question in questions]
+
+
+def test_the_oldest_proofs_are_forgotten(records: Records) -> None:
+    """Tokens rotate: each is another credential, and only the last hundred of a manifest are of use."""
+    records.put_proof("host", "repository", TWO, "0")
+    for number in range(102):
+        records.put_proof("host", "repository", ONE, str(number))
+    proven = [number for number in range(102) if records.has_proof("host", "repository", ONE, str(number))]
+
+    assert list(range(2, 102)) == proven
+    assert records.has_proof("host", "repository", TWO, "0")
+
+
+def test_proofs_of_the_first_version_are_the_oldest(tmp_path: Path) -> None:
+    """They stay valid when a database is migrated."""
+    with closing(sqlite3.connect(tmp_path / "state.db", isolation_level=None)) as old:
+        old.executescript(_MIGRATIONS[0] + "PRAGMA user_version = 1;")
+        old.execute("INSERT INTO artifacts VALUES (?, '', '', 0, 0)", (str(ONE),))
+        old.execute("INSERT INTO proofs VALUES ('host', 'repository', ?, 'old')", (str(ONE),))
+    with closing(Records(tmp_path / "state.db")) as records:
+        proven = []
+        for number in range(100):
+            proven.append(records.has_proof("host", "repository", ONE, "old"))
+            records.put_proof("host", "repository", ONE, str(number))
+
+        assert [True] * 100 == proven
+        assert not records.has_proof("host", "repository", ONE, "old")
+
+
+def test_what_belongs_to_no_artifact_is_forgotten_at_the_start(tmp_path: Path) -> None:
+    """Resolved and never pulled: nobody else would take these rows away."""
+    with closing(Records(tmp_path / "state.db")) as records:
+        records.put_artifact(artifact(ONE), [SHARED], "owner")
+        for manifest, layer in ((ONE, SHARED), (TWO, OWN)):
+            records.put_tag("host", "repository", str(manifest)[-5:], manifest)
+            records.put_proof("host", "repository", manifest, "alice")
+            records.put_delivery([layer, manifest], "host", "repository")
+    with closing(Records(tmp_path / "state.db")) as records:
+        tags = [records.tag("host", "repository", str(manifest)[-5:]) for manifest in (ONE, TWO)]
+        proven = [records.has_proof("host", "repository", manifest, "alice") for manifest in (ONE, TWO)]
+        delivered = records.deliveries([ONE, TWO, SHARED, OWN], "host", "repository")
+
+    assert ([ONE, None], [True, False], frozenset({ONE, SHARED})) == (tags, proven, delivered)
 
 
 def test_deliveries(records: Records) -> None:
@@ -193,7 +237,7 @@ def test_an_empty_file_is_migrated_from_the_start(tmp_path: Path) -> None:
     for _ in range(2):
         Records(tmp_path / "state.db").close()
     with closing(sqlite3.connect(tmp_path / "state.db")) as database:
-        assert (1,) == database.execute("PRAGMA user_version").fetchone()
+        assert (2,) == database.execute("PRAGMA user_version").fetchone()
 
 
 def test_a_failed_transaction_leaves_nothing(records: Records) -> None:

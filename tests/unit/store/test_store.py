@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import logging
+import resource
+import sqlite3
 import threading
 from contextlib import closing
 from pathlib import Path
@@ -10,6 +12,9 @@ import pytest
 from modelcsi.deadline import Deadline
 from modelcsi.errors import Busy, InvalidRequest, StoreFull
 from modelcsi.oci.digest import Digest
+from modelcsi.store import records
+from modelcsi.store import store as store_module
+from modelcsi.store.content import empty_trash
 from modelcsi.store.ingest import BlobIngest
 from modelcsi.store.layout import FORMAT_VERSION
 from modelcsi.store.records import ArtifactRecord
@@ -76,6 +81,74 @@ def test_an_unreadable_database_is_begun_anew(tmp_path: Path, damage: str, caplo
         assert ([], True) == (store.records.artifacts(), store.content.has_blob(digest))
     assert (tmp_path / "root" / "state.db.bad").exists()
     assert "begun anew" in caplog.text
+
+
+def test_a_locked_database_is_left_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Somebody's sqlite3 shell: the start fails and says so, and nothing is lost."""
+    monkeypatch.setattr(records, "_BUSY_SECONDS", 0.01)
+    keep_one(tmp_path / "root")
+    with closing(sqlite3.connect(tmp_path / "root" / "state.db", isolation_level=None)) as shell:
+        shell.execute("BEGIN IMMEDIATE")
+        with pytest.raises(Busy, match=r"locked .* \(end the sqlite3 shell"):
+            Store(tmp_path / "root")
+    with closing(Store(tmp_path / "root")) as store:
+        assert 1 == len(store.records.artifacts())
+    assert [] == list((tmp_path / "root").glob("*.bad"))
+
+
+def keep_one(root: Path) -> None:
+    """A store that remembers an artifact."""
+    with closing(Store(root)) as store:
+        store.records.put_artifact(ArtifactRecord(Digest.of(b"m"), "model:v1", "kind", 1, 0, 0), [], "owner")
+
+
+def test_a_database_that_cannot_be_opened(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """No inode for the files beside it: this run does without, and the next one has it again."""
+    keep_one(tmp_path / "root")
+    (tmp_path / "root" / "state.db-wal").mkdir()
+    with caplog.at_level(logging.WARNING), closing(Store(tmp_path / "root")) as store:
+        store.records.end_lease("owner")
+        assert [] == store.records.artifacts()
+    (tmp_path / "root" / "state.db-wal").rmdir()
+    with closing(Store(tmp_path / "root")) as store:
+        assert 1 == len(store.records.artifacts())
+    assert "kept in memory" in caplog.text
+
+
+def test_a_start_on_a_full_disk(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """After a clean stop SQLite has to write first: volumes must be unpublished all the same."""
+    keep_one(tmp_path / "root")
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (0, limits[1]))
+    try:
+        with closing(Store(tmp_path / "root")) as store:
+            store.records.end_lease("owner")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert "kept in memory" in caplog.text
+    with closing(Store(tmp_path / "root")) as store:
+        assert 1 == len(store.records.artifacts())
+
+
+def test_a_leftover_that_cannot_be_removed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """It is skipped: the others go, and the store opens."""
+    with closing(Store(tmp_path / "root")) as opened:
+        trash = opened.layout.trash
+    for name in ("a", "b", "c"):
+        (trash / name).touch()
+
+    def refuse(path: Path) -> int:
+        if path.name == "b":
+            raise PermissionError("immutable")
+        return empty_trash(path)
+
+    monkeypatch.setattr(store_module, "empty_trash", refuse)
+    Store(tmp_path / "root").close()
+
+    assert [trash / "b"] == list(trash.iterdir())
+    assert "immutable" in caplog.text
 
 
 def damage_database(path: Path, damage: str) -> None:

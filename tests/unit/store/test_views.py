@@ -141,6 +141,17 @@ def test_a_path_too_long_for_this_node(store: Store) -> None:
     assert None is store.views.path(VIEW)
 
 
+@pytest.mark.parametrize("target", ["x" * 5000, "missing layer"])
+def test_a_failed_build_leaves_nothing(store: Store, target: str) -> None:
+    """Its links would keep the bytes of content that is evicted."""
+    blob = commit_blob(store, b"weights")
+    broken = link("z", target) if len(target) > 4096 else file("z", Digest.of(b"absent"))
+    with pytest.raises((UnsupportedArtifact, FileNotFoundError)):
+        store.views.build(VIEW, tree(directory("a"), file("a/model.bin", blob), broken), ORIGIN)
+
+    assert ([], 1) == (list(store.layout.views.iterdir()), store.layout.blob(blob).stat().st_nlink)
+
+
 def test_view_ids_stay_what_they_are() -> None:
     """They are names on disks: this release and the next must agree."""
     assert "ba1c64509dd9fbd3c8c2d31a0cc9dd8d28cc8b5d07cb368fe62e586a6dd27188" == VIEW

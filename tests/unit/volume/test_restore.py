@@ -40,7 +40,7 @@ def test_a_mounted_volume(
     publish(driver, spec())
     again = start_driver()
     found = rows(again)
-    again.store.collector.make_room(1 << 60)
+    again.store.collector.prune()
     requests = len(fake.seen)
     publish(again, spec())
 
@@ -68,7 +68,7 @@ def test_a_lost_database(
     lose_database(driver)
     again = start_driver()
     adopted = rows(again)
-    again.store.collector.make_room(1 << 60)
+    again.store.collector.prune()
     gets = fake.blob_gets.total()
     publish(again, spec())
 
