@@ -15,14 +15,13 @@ import os
 import time
 from pathlib import Path
 
-from modelcsi.store.durable import start_writeback, write_all
+from modelcsi.store.durable import write_all, write_back_behind
 
 ALIGNMENT = 1 << 20
 """Direct writes begin at multiples of it; a multiple of every block size."""
 _STAGING_BYTES = 4 << 20
 _PROBE_BYTES = 16 << 20
 _DEAR_SECONDS_PER_BYTE = 0.5e-9
-_WRITEBACK_BYTES = 32 << 20
 
 
 class BlobFile:
@@ -90,9 +89,7 @@ class BlobFile:
         began = time.thread_time()
         write_all(self.fd, view, offset)
         end = offset + len(view)
-        if end // _WRITEBACK_BYTES > offset // _WRITEBACK_BYTES:
-            block = offset // _WRITEBACK_BYTES * _WRITEBACK_BYTES
-            start_writeback(self.fd, block, _WRITEBACK_BYTES)
+        write_back_behind(self.fd, offset, end)
         self._probed_bytes += len(view)
         self._probed_seconds += time.thread_time() - began
         if self._probed_bytes >= _PROBE_BYTES:

@@ -20,6 +20,7 @@ from modelcsi.errors import StoreFull
 _libc = ctypes.CDLL(None, use_errno=True)
 _FALLOC_FL_KEEP_SIZE = 1
 _SYNC_FILE_RANGE_WRITE = 2
+_WRITEBACK_BYTES = 32 << 20
 _NO_SPACE = frozenset({errno.ENOSPC, errno.EDQUOT})
 NO_SPACE_HINT = (
     "free space on the filesystem of root_dir, or make it larger; `modelcsi cache prune` drops what no pod uses"
@@ -59,6 +60,12 @@ def preallocate(fd: int, size: int) -> bool:
         os.ftruncate(fd, length)
         raise OSError(number, os.strerror(number))
     return False
+
+
+def write_back_behind(fd: int, start: int, end: int) -> None:
+    """Begin the write-back of the last 32 MiB each time that a write from `start` to `end` has completed them."""
+    if end // _WRITEBACK_BYTES > start // _WRITEBACK_BYTES:
+        start_writeback(fd, start // _WRITEBACK_BYTES * _WRITEBACK_BYTES, _WRITEBACK_BYTES)
 
 
 def start_writeback(fd: int, offset: int, size: int) -> None:

@@ -22,10 +22,9 @@ from pathlib import Path
 from modelcsi.oci.digest import Digest
 from modelcsi.store.blobfile import BlobFile
 from modelcsi.store.chunks import CHUNK_BYTES, ChunkMap
-from modelcsi.store.durable import disk_bytes, preallocate, space_errors, start_writeback, write_all
+from modelcsi.store.durable import disk_bytes, preallocate, space_errors, write_all, write_back_behind
 from modelcsi.store.layout import StoreLayout
 
-_WRITEBACK_BYTES = 32 << 20
 _REPLAY_BYTES = 1 << 20
 _JOURNAL_ENTRY = struct.Struct("<QQQ")  # offset in stray, member number, size of the member
 _OPEN = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
@@ -192,10 +191,7 @@ class LayerIngest:
         known = min(len(data), max(0, self._member_stored - self._member_offset))
         if known < len(data):
             write_all(self._member_fd, memoryview(data)[known:], self._member_offset + known)
-        if end // _WRITEBACK_BYTES > self._member_offset // _WRITEBACK_BYTES:
-            start_writeback(
-                self._member_fd, self._member_offset // _WRITEBACK_BYTES * _WRITEBACK_BYTES, _WRITEBACK_BYTES
-            )
+        write_back_behind(self._member_fd, self._member_offset, end)
         self._member_offset = end
         return len(data) - known
 

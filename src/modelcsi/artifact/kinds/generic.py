@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from modelcsi.artifact.annotations import TITLE_KEY, parse_file_metadata, told_path
-from modelcsi.artifact.kinds.kind import Contents, Kind
+from modelcsi.artifact.kinds.kind import Contents, Kind, read_named
 from modelcsi.artifact.layer import RAW, TAR_GZIP, Layer
-from modelcsi.artifact.mediatypes import EMPTY, canonical, codec_of
-from modelcsi.artifact.paths import shown
+from modelcsi.artifact.mediatypes import canonical, codec_of
 from modelcsi.oci.descriptor import Descriptor
 from modelcsi.oci.manifest import Manifest
 
@@ -14,15 +13,7 @@ _UNPACK = "io.deis.oras.content.unpack"
 
 
 def _read(manifest: Manifest) -> Contents:
-    layers: list[Layer] = []
-    warnings: list[str] = []
-    for descriptor in manifest.layers:
-        layer = _read_layer(descriptor)
-        if layer is not None:
-            layers.append(layer)
-        elif canonical(descriptor.media_type) != EMPTY:
-            warnings.append(f"layer {descriptor.digest} of type {shown(descriptor.media_type)} has no name: left out")
-    return Contents(tuple(layers), tuple(warnings))
+    return read_named(manifest, _read_layer)
 
 
 GENERIC = Kind("generic", lambda _: True, _read)

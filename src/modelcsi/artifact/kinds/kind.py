@@ -6,6 +6,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from modelcsi.artifact.layer import Layer
+from modelcsi.artifact.mediatypes import EMPTY, canonical
+from modelcsi.artifact.paths import shown
+from modelcsi.oci.descriptor import Descriptor
 from modelcsi.oci.manifest import Manifest
 
 
@@ -34,3 +37,16 @@ def config_type(manifest: Manifest) -> str:
 def described_type(manifest: Manifest) -> str:
     """The artifactType, else the config's type, which stands for it (image-spec, manifest.md)."""
     return manifest.artifact_type or config_type(manifest)
+
+
+def read_named(manifest: Manifest, read_layer: Callable[[Descriptor], Layer | None]) -> Contents:
+    """The layers that `read_layer` makes something of; of the others, which have no name, a warning each."""
+    layers: list[Layer] = []
+    warnings: list[str] = []
+    for descriptor in manifest.layers:
+        layer = read_layer(descriptor)
+        if layer is not None:
+            layers.append(layer)
+        elif canonical(descriptor.media_type) != EMPTY:
+            warnings.append(f"layer {descriptor.digest} of type {shown(descriptor.media_type)} has no name: left out")
+    return Contents(tuple(layers), tuple(warnings))

@@ -12,10 +12,10 @@ from modelcsi.artifact.annotations import (
     parse_file_metadata,
     told_path,
 )
-from modelcsi.artifact.kinds.kind import Contents, Kind, config_type
+from modelcsi.artifact.kinds.kind import Contents, Kind, config_type, read_named
 from modelcsi.artifact.layer import RAW, TAR, Codec, Compression, Layer, fallback_name
-from modelcsi.artifact.mediatypes import EMPTY, canonical, codec_of, is_image_layer
-from modelcsi.artifact.paths import base_name, shown
+from modelcsi.artifact.mediatypes import canonical, codec_of, is_image_layer
+from modelcsi.artifact.paths import base_name
 from modelcsi.artifact.selection import has_weight_name
 from modelcsi.errors import UnsupportedArtifact
 from modelcsi.oci.descriptor import Descriptor
@@ -38,15 +38,7 @@ def _matches(manifest: Manifest) -> bool:
 
 
 def _read(manifest: Manifest) -> Contents:
-    layers: list[Layer] = []
-    warnings: list[str] = []
-    for descriptor in manifest.layers:
-        layer = _read_layer(descriptor)
-        if layer is not None:
-            layers.append(layer)
-        elif canonical(descriptor.media_type) != EMPTY:
-            warnings.append(f"layer {descriptor.digest} of type {shown(descriptor.media_type)} has no name: left out")
-    return Contents(tuple(layers), tuple(warnings))
+    return read_named(manifest, _read_layer)
 
 
 MODELPACK = Kind("modelpack", _matches, _read)
