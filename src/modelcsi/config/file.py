@@ -21,7 +21,7 @@ from typing import Any
 import yaml
 
 from modelcsi.config.environment import read_environment
-from modelcsi.config.model import Address, Config, SizeBytes
+from modelcsi.config.model import Address, Config, Namespaces, ServiceAccountToken, SizeBytes
 from modelcsi.errors import InvalidRequest
 
 logger = logging.getLogger(__name__)
@@ -104,6 +104,11 @@ def _convert(wanted: Any, value: object, key: str, variables: Mapping[str, str])
         return section(**dict(_values(section, _mapping(value, key), f"{key}.", variables)))
     if wanted is Address:
         return Address(_expand(_text(value, key), key, variables))
+    if wanted == tuple[ServiceAccountToken, ...]:
+        return tuple(
+            _convert(ServiceAccountToken, item, f"{key}[{index}]", variables)
+            for index, item in enumerate(_list(value, key))
+        )
     return _CONVERTERS[wanted](value, key)
 
 
@@ -142,6 +147,20 @@ def _directory(value: object, key: str) -> Path:
     return Path(_text(value, key))
 
 
+def _list(value: object, key: str) -> list[object]:
+    if not isinstance(value, list):
+        raise InvalidRequest(f"{key} is {_shown(value)}, not a list")
+    return value
+
+
+def _texts(value: object, key: str) -> tuple[str, ...]:
+    return tuple(_text(item, f"{key}[{index}]") for index, item in enumerate(_list(value, key)))
+
+
+def _namespaces(value: object, key: str) -> Namespaces:
+    return {_text(name, key): _texts(items, f"{key}.{name}") for name, items in _mapping(value, key).items()}
+
+
 def parse_size(value: object, key: str) -> SizeBytes:
     """Sizes as Go's humanize reads them, which upstream uses: `10TiB`, `10 Ti`, `500GB`, `1,000 kB`, a plain number."""
     if isinstance(value, str) and (match := _SIZE.fullmatch(value)) and (match["prefix"] or not match["binary"]):
@@ -160,6 +179,8 @@ _CONVERTERS: dict[object, Callable[[object, str], object]] = {
     SizeBytes: parse_size,
     Path: _directory,
     Path | None: _path,
+    tuple[str, ...]: _texts,
+    Namespaces | None: _namespaces,
 }
 
 

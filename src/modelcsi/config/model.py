@@ -8,7 +8,7 @@ read once, at start. Values are checked when they are made and never change.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NewType
@@ -21,6 +21,8 @@ Address = NewType("Address", str)
 """Text in which `$NAME` and `${NAME}` stand for environment variables."""
 SizeBytes = NewType("SizeBytes", int)
 """Written as a number of bytes or as `10TiB` (powers of 1024), `500GB` (powers of 1000)."""
+Namespaces = Mapping[str, tuple[str, ...]]
+"""Prefixes of references, each with a list of namespaces."""
 
 _RESTART = {"restart": True}
 _IGNORED = {"ignored": True}
@@ -28,6 +30,8 @@ _IGNORED = {"ignored": True}
 _SERVICE_NAME = re.compile(r"[A-Za-z0-9](?:[-.A-Za-z0-9]{0,61}[A-Za-z0-9])?")
 _LOG_LEVELS = ("debug", "info", "warning", "error")
 _MIN_MEMORY_BYTES = 8 << 20
+_MAX_NODE_LABELS = 64
+"""A guess at what a node object should carry; each label is about 60 bytes, sent to every watcher of nodes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,8 +97,27 @@ class FeaturesConfig:
     RESOURCE_EXHAUSTED. Default: 0, which means the file system's free space. Counts whenever it is set, whatever
     `check_disk_quota` says."""
 
+    dynamic_mounts: bool = False
+    """Whether a volume without `modelRef` is a dynamic volume: an empty directory with a socket, by which its pod mounts and unmounts
+    models while it runs. Default: false, since a misspelt attribute should be an error, and a socket in a pod is a power
+    that an admin gives on purpose."""
+
     def __post_init__(self) -> None:
         _require(self.disk_usage_limit >= 0, "features.disk_usage_limit is less than 0")
+
+
+@dataclass(frozen=True, slots=True)
+class ServiceAccountToken:
+    """A kind of token that kubelet hands over (the CSIDriver's `tokenRequests`), and the registries that take it."""
+
+    registries: tuple[str, ...] = ()
+    """Registry or repository prefixes: `registry.example.com`, `registry.example.com/team`."""
+
+    audience: str = ""
+    """The audience that `tokenRequests` of the CSIDriver object names. Default: the empty one, the API server's own."""
+
+    username: str = ""
+    """The name under which the registry wants the token as a password. Default: none, the token is sent as it is (Bearer)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,6 +128,61 @@ class RegistryConfig:
     """A directory in containerd's form (`HOST/hosts.toml`, `HOST/ca.crt`) that names mirrors, certificates and plain registries;
     `/etc/containerd/certs.d` shares the runtime's. Default: none: every registry is its own host, over verified TLS. The files are
     read at each pull."""
+
+    node_credentials: Namespaces | None = None
+    """Who may use the node's own credentials (docker config, credential helpers, provider plugins without a service account's
+    token): registry or repository prefixes (`registry.example.com/team`), each with the namespaces whose pods may; `"*"` stands
+    for all. The longest prefix decides; what no prefix covers gets none. Needs `kubernetes` access and a CSIDriver object with
+    `podInfoOnMount`, since otherwise a pod could name any namespace. Default: none, every pod may, as with kubelet's."""
+
+    credential_provider_config: Path | None = None
+    """A CredentialProviderConfig file (kubelet's `--image-credential-provider-config`), whose plugins are asked as kubelet asks
+    them. Default: none."""
+
+    credential_provider_bin_dir: Path | None = None
+    """The directory of the plugins' programs (kubelet's `--image-credential-provider-bin-dir`). Default: none; needed with
+    `credential_provider_config`."""
+
+    service_account_tokens: tuple[ServiceAccountToken, ...] = ()
+    """Registries that take the tokens of Kubernetes service accounts. Default: none."""
+
+    def __post_init__(self) -> None:
+        _require(
+            bool(self.credential_provider_config) == bool(self.credential_provider_bin_dir),
+            "registry.credential_provider_config and registry.credential_provider_bin_dir need each other",
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class KubernetesConfig:
+    """What the driver asks of the API server. All of it is optional: without it volumes are published all the same."""
+
+    kubeconfig: Path | None = None
+    """A kubeconfig file. Default: the service account of the driver's pod."""
+
+    events: bool = False
+    """Events on pods: what is pulled, how far it is, what failed. Needs the right to create events. Default: false; the chart says
+    true."""
+
+    pull_secrets: bool = False
+    """Use the `imagePullSecrets` of the pod and of its service account. Needs the right to get pods, service accounts and secrets
+    of all namespaces, which makes the driver a place worth attacking. Default: false."""
+
+    watch_pods: bool = False
+    """Ask whether a pod whose publish waits is being deleted, so that it can go at once. Needs the right to get pods. Default: false,
+    then such a pod waits until the call ends, up to two minutes; the chart says true."""
+
+    node_labels: int = field(default=0, metadata=_RESTART)
+    """So many of the last used artifacts are labels of the node (`<service_name>/<first 32 digits of the digest>`), for
+    scheduling. Needs the right to patch nodes. Default: 0, none."""
+
+    def __post_init__(self) -> None:
+        _require(0 <= self.node_labels <= _MAX_NODE_LABELS, f"kubernetes.node_labels is not 0 to {_MAX_NODE_LABELS}")
+
+    @property
+    def is_used(self) -> bool:
+        """Whether anything is asked of the API server."""
+        return self.events or self.pull_secrets or self.watch_pods or self.node_labels > 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,6 +222,17 @@ class Config:
     registry: RegistryConfig = field(default_factory=RegistryConfig)
     """Reaching registries."""
 
+    kubernetes: KubernetesConfig = field(default_factory=KubernetesConfig)
+    """Asking the API server."""
+
+    kubelet_registration_path: Address = field(default=Address(""), metadata=_RESTART)
+    """Where kubelet finds the CSI socket, on the host: `/var/lib/kubelet/plugins/<service_name>/csi.sock`. When it is set, the
+    driver registers itself with kubelet and needs no node-driver-registrar. Default: none, somebody else does that."""
+
+    kubelet_registration_dir: Path | None = field(default=None, metadata=_RESTART)
+    """kubelet's `plugins_registry` directory, as the driver sees it. Default: the one beside `plugins` in
+    `kubelet_registration_path`."""
+
     external_csi_endpoint: str = field(default="", metadata=_IGNORED)
     """Upstream: where a node serves CSI over TCP for its controller. Ignored: this driver's controller is stateless, calls no node,
     and no CSI service is ever offered to the network."""
@@ -170,6 +259,10 @@ class Config:
         _require(self.root_dir.is_absolute(), f"root_dir {str(self.root_dir)!r} is not an absolute path")
         _require(self.log_level in _LOG_LEVELS, f"log_level {self.log_level!r} is none of {', '.join(_LOG_LEVELS)}")
         _require(self.publish_slots >= 1, f"publish_slots is {self.publish_slots}, less than 1")
+        _require(
+            not self.kubelet_registration_path or self.kubelet_registration_path.startswith("/"),
+            f"kubelet_registration_path {self.kubelet_registration_path!r} is not an absolute path",
+        )
         _named("csi_endpoint", lambda: self.csi_socket)
         _named("metrics_addr", lambda: self.metrics_addresses)
 
@@ -187,6 +280,15 @@ class Config:
         if address.host != self.environment.pod_ip:
             return (address,)
         return tuple(dict.fromkeys((address, TcpAddress("127.0.0.1", address.port))))
+
+    @property
+    def registration_dir(self) -> Path | None:
+        """The directory of kubelet's registration sockets; None when the driver does not register itself."""
+        if not self.kubelet_registration_path:
+            return None
+        # <kubelet root>/plugins/<driver>/csi.sock
+        root = Path(self.kubelet_registration_path).parent.parent.parent
+        return self.kubelet_registration_dir or root / "plugins_registry"
 
     @property
     def docker_config_dir(self) -> Path:
