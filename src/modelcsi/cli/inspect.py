@@ -20,6 +20,7 @@ from modelcsi.oci.manifest import MAX_CONFIG_BYTES, Index, Manifest, parse_json_
 from modelcsi.oci.reference import Reference
 from modelcsi.pack.classify import class_of_media_type
 from modelcsi.quantities import format_size
+from modelcsi.registry.caller import Caller
 from modelcsi.registry.client import Repository, ResolvedManifest
 
 _RESOLVE_SECONDS = 60.0
@@ -66,7 +67,7 @@ def _resolve(options: argparse.Namespace, reference: Reference) -> tuple[Reposit
     """With each of the keychain's credentials in turn; the error is the first one's."""
     registry, keychain = registry_of(settings_of_flags(options.docker_config, options.registry_config))
     first_refusal: ModelCsiError | None = None
-    for credentials in keychain.candidates(reference, {}):
+    for credentials in keychain.candidates(reference, Caller()):
         repository = registry.repository(reference, credentials)
         try:
             return repository, repository.resolve(reference.target, Deadline.after(_RESOLVE_SECONDS))

@@ -17,6 +17,7 @@ from modelcsi.oci.descriptor import Descriptor
 from modelcsi.oci.reference import Reference
 from modelcsi.pack.layout import PackedArtifact
 from modelcsi.pull.progress import Progress
+from modelcsi.registry.caller import Caller
 from modelcsi.registry.credentials import Keychain
 from modelcsi.registry.hosts import Hosts
 from modelcsi.registry.transport import Transport
@@ -77,7 +78,7 @@ class Pusher:
         if reference.digest not in {None, artifact.digest}:
             raise InvalidRequest(f"{artifact.root} holds {artifact.digest}, not {reference.digest}")
         first_refusal: ModelCsiError | None = None
-        for credentials in self._keychain.candidates(reference, {}):
+        for credentials in self._keychain.candidates(reference, Caller()):
             try:
                 client = self._make_client(self._transport, self._hosts, reference, credentials)
                 return _Push(client, artifact, reference, progress, self._pauses_seconds).run()

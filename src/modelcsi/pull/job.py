@@ -48,6 +48,7 @@ class PullJob:
         self.view = view_id(self.artifact.digest, wish.selection.key())
         self.progress = Progress(sum(layer.size for layer in self.layers))
         self.began_at = time.time()
+        self._began = time.monotonic()
         self._store = store
         self._puller = layers
         self._queue = queue
@@ -60,6 +61,7 @@ class PullJob:
         self._is_finished = False
         self._error: Exception | None = None
         self._path: Path | None = None
+        self._seconds = 0.0
 
     @staticmethod
     def key(resolved: Resolved) -> Hashable:
@@ -89,6 +91,12 @@ class PullJob:
         """What ended it; None while it runs and when it succeeded."""
         with self._changed:
             return self._error
+
+    @property
+    def seconds(self) -> float:
+        """How long it has run, or ran."""
+        with self._changed:
+            return self._seconds if self._is_finished else time.monotonic() - self._began
 
     @property
     def owners(self) -> frozenset[str]:
@@ -154,6 +162,7 @@ class PullJob:
                 logger.exception("pulling %s failed", self.reference)
         with self._changed:
             self._is_finished, self._error, self._path = True, error, path
+            self._seconds = time.monotonic() - self._began
             self._changed.notify_all()
 
     def _pull(self) -> Path:

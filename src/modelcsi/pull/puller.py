@@ -105,8 +105,16 @@ class Puller:
         """See `Resolver.resolve`; a caller whose patience ends first gets PullPending."""
         return patience.wait_for(lambda: self._resolver.resolve(wish, patience.deadline), str(wish.reference))
 
-    def pull(self, resolved: Resolved, owner: str, patience: Patience) -> PulledView:
+    def pull(
+        self,
+        resolved: Resolved,
+        owner: str,
+        patience: Patience,
+        joined: Callable[[PullJob], None] | None = None,
+    ) -> PulledView:
         """The complete view of what was resolved; `owner` holds a lease on the artifact from here on.
+
+        `joined` is told which job the caller waits for, if it has to.
 
         Raises PullPending while the job runs on without this caller, and what ended the job. After a final error the
         caller ends its lease.
@@ -122,6 +130,8 @@ class Puller:
             return PulledView(view, path)
         self._store.content.keep_manifest(artifact.digest, resolved.manifest)
         job = self._join(resolved, owner)
+        if joined is not None:
+            joined(job)
         patience.attach(job.nudge)
         try:
             path = job.wait(patience.is_over, patience.deadline.remaining_seconds, resolved.repository)

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import threading
 from collections import OrderedDict
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from modelcsi.artifact.artifact import Artifact, recognise
@@ -24,6 +23,7 @@ from modelcsi.oci.digest import Digest
 from modelcsi.oci.manifest import Index, parse_manifest
 from modelcsi.oci.reference import Reference
 from modelcsi.pull.policy import PullPolicy
+from modelcsi.registry.caller import Caller
 from modelcsi.registry.client import Registry, Repository
 from modelcsi.registry.credentials import ANONYMOUS, Credentials, Keychain
 from modelcsi.store.store import Store
@@ -42,7 +42,7 @@ class Wish:
     reference: Reference
     policy: PullPolicy
     selection: Selection = field(default_factory=Selection)
-    secrets: Mapping[str, str] = field(default_factory=dict, repr=False)
+    caller: Caller = field(default_factory=Caller)
     pinned: Digest | None = None
 
 
@@ -108,7 +108,7 @@ class Resolver:
         Raises NotFound, Unauthenticated, Forbidden, RegistryUnavailable, CorruptContent, UnsupportedArtifact.
         """
         registry, keychain = self._network
-        candidates = keychain.candidates(wish.reference, wish.secrets)
+        candidates = keychain.candidates(wish.reference, wish.caller)
         found = self._from_store(wish, registry, candidates)
         if found is None and wish.policy is PullPolicy.NEVER:
             raise NotFound(

@@ -18,6 +18,7 @@ from typing import Any
 
 from modelcsi.errors import InvalidRequest
 from modelcsi.oci.reference import DOCKER_HUB, Reference
+from modelcsi.registry.caller import Caller
 from modelcsi.registry.docker_config import ANONYMOUS, HUB_SERVER, Credentials, matching, normalise, parse_json
 
 __all__ = ["ANONYMOUS", "Credentials", "Keychain"]
@@ -42,12 +43,12 @@ class Keychain:
         self._path = docker_config_dir / "config.json" if docker_config_dir else None
         self._helper_seconds = helper_seconds
 
-    def candidates(self, reference: Reference, secrets: Mapping[str, str]) -> tuple[Credentials, ...]:
+    def candidates(self, reference: Reference, caller: Caller) -> tuple[Credentials, ...]:
         """What to try, in this order; never empty. A secret that names the registry excludes everything behind it.
 
         Runs a credential helper where the node's docker config names one. Raises InvalidRequest for an unusable secret.
         """
-        return _of_request(reference, secrets) or self._of_node(reference) or (ANONYMOUS,)
+        return _of_request(reference, caller.secrets) or self._of_node(reference) or (ANONYMOUS,)
 
     def scheme(self, host: str) -> str | None:
         """`serverscheme` (http or https) of the node's docker config for `host` with its port; None when it does not say."""

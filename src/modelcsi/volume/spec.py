@@ -18,6 +18,7 @@ from modelcsi.artifact.selection import Selection
 from modelcsi.errors import InvalidRequest
 from modelcsi.oci.reference import Reference
 from modelcsi.pull.policy import PullPolicy
+from modelcsi.registry.caller import Pod
 
 VolumeId = NewType("VolumeId", str)
 
@@ -27,19 +28,6 @@ _MAX_PATTERN_BYTES = 1024
 """Every file of an artifact is held against every pattern. The longest name of a file is a quarter of this."""
 _TRUE = frozenset({"1", "t", "T", "TRUE", "true", "True"})
 _FALSE = frozenset({"0", "f", "F", "FALSE", "false", "False"})
-
-
-@dataclass(frozen=True, slots=True)
-class Pod:
-    """Who asks, as kubelet says (podInfoOnMount)."""
-
-    namespace: str
-    name: str
-    uid: str
-    service_account: str
-
-    def __str__(self) -> str:
-        return f"{self.namespace}/{self.name}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +41,7 @@ class VolumeSpec:
     selection: Selection
     secrets: Mapping[str, str] = field(default_factory=dict, repr=False, compare=False)
     pod: Pod | None = field(default=None, compare=False)
+    tokens: Mapping[str, str] = field(default_factory=dict, repr=False, compare=False)
 
     @property
     def arguments(self) -> str:

@@ -27,9 +27,12 @@ from modelcsi.oci.digest import Digest
 from modelcsi.pull.patience import Patience
 from modelcsi.pull.puller import PulledView, Puller
 from modelcsi.pull.resolve import Wish
+from modelcsi.registry.caller import Caller
 from modelcsi.store.durable import open_directory
 from modelcsi.store.records import MOUNTED, PENDING, PublicationRecord
 from modelcsi.store.store import Store
+from modelcsi.volume.announcements import Announcements, Announcer
+from modelcsi.volume.departures import Departures, PodWatch
 from modelcsi.volume.mounts import Mounts
 from modelcsi.volume.restore import restore, view_at
 from modelcsi.volume.slots import PublishSlots
@@ -61,11 +64,26 @@ class VolumeStats:
     message: str
 
 
+@dataclass(frozen=True, slots=True)
+class Pods:
+    """Who tells pods what happens, and who knows whether they are still there; None where no API server is asked."""
+
+    announcer: Announcer | None = None
+    watch: PodWatch | None = None
+
+
+NOBODY_ASKED = Pods()
+
+
 class Volumes:
     """The publications of this node."""
 
-    def __init__(self, store: Store, puller: Puller, mounts: Mounts, slots: PublishSlots) -> None:
+    def __init__(
+        self, store: Store, puller: Puller, mounts: Mounts, slots: PublishSlots, pods: Pods = NOBODY_ASKED
+    ) -> None:
         self._store = store
+        self._announcements = Announcements(pods.announcer)
+        self._departures = Departures(pods.watch)
         self._puller = puller
         self._mounts = mounts
         self._slots = slots
@@ -95,6 +113,7 @@ class Volumes:
             )
             self._see(record.owner)
             self._store.records.put_publication(record)
+            self._announcements.begins(record.owner, spec.pod, str(spec.reference))
             try:
                 self._publish(spec, record, patience)
             except TransientError:
@@ -103,6 +122,8 @@ class Volumes:
                 if not isinstance(error, FinalError):
                     self._mounts.unmount(record.target)
                 self._forget(record)
+                if isinstance(error, FinalError):
+                    self._announcements.failed(record.owner, spec.pod, str(spec.reference), error)
                 raise
             self._see(record.owner, is_done=True)
 
@@ -184,16 +205,23 @@ class Volumes:
 
     def _publish(self, spec: VolumeSpec, record: PublicationRecord, patience: Patience) -> None:
         pinned = Digest.parse(record.manifest) if record.manifest else None
-        wish = Wish(spec.reference, spec.pull_policy, spec.selection, spec.secrets, pinned)
-        with self._slots.waiting(patience):
+        caller = Caller(spec.secrets, spec.pod, spec.tokens)
+        wish = Wish(spec.reference, spec.pull_policy, spec.selection, caller, pinned)
+        with self._slots.waiting(patience), self._departures.watching(spec.pod, patience):
             resolved = self._puller.resolve(wish, patience)
             digest = resolved.artifact.digest
             if digest != pinned:
                 record = replace(record, manifest=str(digest))
                 self._store.records.put_publication(record)
-            pulled = self._puller.pull(resolved, record.owner, patience)
+            pulled = self._puller.pull(
+                resolved,
+                record.owner,
+                patience,
+                lambda job: self._announcements.pulls(record.owner, job, resolved.repository.host),
+            )
         self._mount(pulled, spec.target)
         self._store.records.put_publication(replace(record, state=MOUNTED, view=pulled.view))
+        self._announcements.mounted(record.owner, digest)
         logger.info("published %s (%s) at %s", spec.reference, digest, spec.target)
 
     def _touch(self, record: PublicationRecord) -> None:
@@ -234,6 +262,7 @@ class Volumes:
 
     def _forget(self, record: PublicationRecord) -> None:
         self._puller.leave(record.owner)
+        self._announcements.left(record.owner)
         self._store.records.remove_publication(record.volume_id, record.target)
         self._see(record.owner, is_done=True)
 

@@ -20,6 +20,7 @@ from modelcsi.pull.patience import Patience
 from modelcsi.pull.policy import PullPolicy
 from modelcsi.pull.puller import PulledView, Puller, PullLimits
 from modelcsi.pull.resolve import Resolved, Wish
+from modelcsi.registry.caller import Caller
 from modelcsi.registry.client import Registry
 from modelcsi.registry.credentials import Keychain
 from modelcsi.registry.hosts import Hosts
@@ -101,7 +102,7 @@ class Pod:
 
     def resolve(self) -> Resolved:
         """As `Volumes` does."""
-        wish = Wish(Reference.parse(self.reference), self.policy, self.selection, self.secrets, self.pinned)
+        wish = Wish(Reference.parse(self.reference), self.policy, self.selection, Caller(self.secrets), self.pinned)
         return self.puller.resolve(wish, Patience(Deadline.after(20)))
 
     def pull(self, patience: Patience | None = None) -> PulledView:

@@ -25,6 +25,7 @@ from modelcsi.pull.patience import Patience
 from modelcsi.pull.policy import PullPolicy
 from modelcsi.pull.puller import Puller
 from modelcsi.pull.resolve import Recogniser, Wish
+from modelcsi.registry.caller import Caller
 from modelcsi.store.store import Store
 from tests.fakes.content import FILE_PATH, MODEL_ARTIFACT, RAW_WEIGHT
 from tests.fakes.registry import FakeRegistry
@@ -356,7 +357,9 @@ def test_what_cannot_be_mounted(
 
 def test_an_unusable_secret(puller: Puller, fake: FakeRegistry) -> None:
     """It is the request's fault, before anybody is asked."""
-    wish = Wish(Reference.parse(f"{fake.host}/models/tiny:v1"), PullPolicy.ALWAYS, secrets={"password": "s3cret"})
+    wish = Wish(
+        Reference.parse(f"{fake.host}/models/tiny:v1"), PullPolicy.ALWAYS, caller=Caller({"password": "s3cret"})
+    )
     with pytest.raises(InvalidRequest) as caught:
         puller.resolve(wish, Patience(Deadline.after(5)))
 
