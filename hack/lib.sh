@@ -26,3 +26,42 @@ step() {
     return 1
   fi
 }
+
+missing_packages() {
+  local package
+  for package; do
+    [[ $(dpkg-query -W -f='${db:Status-Status}' "$package" 2>/dev/null) == installed ]] || echo "$package"
+  done
+}
+
+# install_packages NAME...: packages bring services (docker-registry on port 5000); ours start their own, so none may start here or at boot.
+install_packages() {
+  local policy=/usr/sbin/policy-rc.d service
+  export DEBIAN_FRONTEND=noninteractive
+  if [[ ! -e $policy ]]; then
+    printf '#!/bin/sh\nexit 101\n' >"$policy"
+    chmod 755 "$policy"
+    trap 'rm -f /usr/sbin/policy-rc.d' EXIT
+  fi
+  apt-get -qq update
+  apt-get -qq -y -o Dpkg::Use-Pty=0 install --no-install-recommends "$@" >/dev/null
+  command -v systemctl >/dev/null || return 0
+  for service in docker-registry containerd; do
+    [[ " $* " != *" $service "* ]] || systemctl -q disable "$service"
+  done
+}
+
+# need_packages WHAT-FOR NAME...: install those that are missing; who is not root, or not on Debian, is told.
+need_packages() {
+  local purpose=$1 missing
+  shift
+  command -v dpkg-query >/dev/null || { say "not a Debian system: please provide $*"; return; }
+  mapfile -t missing < <(missing_packages "$@")
+  ((${#missing[@]})) || return 0
+  if ((EUID != 0)); then
+    say "missing for $purpose (apt-get install, as root): ${missing[*]}"
+    return
+  fi
+  say "installing ${missing[*]}"
+  (install_packages "${missing[@]}") # in a shell of its own, for its trap
+}

@@ -56,7 +56,7 @@ class _Driver:
 
 
 def run_status(options: argparse.Namespace) -> int:
-    """Pulls with a bar each, then publications."""
+    """Pulls with a bar each, then publications, then what failed last."""
     with _node(options) as node:
         status = node.status()
     if options.json:
@@ -73,6 +73,10 @@ def run_status(options: argparse.Namespace) -> int:
         if rows
         else "no volumes are published"
     )
+    for failure in status["failures"]:
+        since = format_seconds(time.time() - failure["last_at"])
+        who = failure["pod"] or failure["target"]
+        print(f"failed {since} ago, {failure['attempts']} times: {who}\n  {failure['reference']}: {failure['error']}")
     return DONE
 
 

@@ -87,7 +87,7 @@ class NodeDriver:
         self._puller = Puller(self._store, *self._registry_of(config), limits)
         self._puller.observer = _MeasuredPulls(self._metrics)
         self._volumes = Volumes(self._store, self._puller, Mounter(), PublishSlots(config.publish_slots))
-        self._inventory = Inventory(self._store, self._puller)
+        self._inventory = Inventory(self._store, self._puller, self._volumes.failures)
         services = Services(
             identity=Identity(config.service_name, self._is_ready.is_set),
             node=Node(self._volumes, service_name=config.service_name, node_id=node_name(config.environment)),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import shutil
 from typing import Any
 
@@ -10,17 +11,19 @@ from modelcsi.oci.digest import Digest
 from modelcsi.pull.puller import Puller, PullStatus
 from modelcsi.store.records import ArtifactRecord
 from modelcsi.store.store import Store
+from modelcsi.volume.failures import Failures
 
 
 class Inventory:
     """Questions and chores of an operator; every answer is JSON-ready, sizes are bytes, times are Unix seconds."""
 
-    def __init__(self, store: Store, puller: Puller) -> None:
+    def __init__(self, store: Store, puller: Puller, failures: Failures | None = None) -> None:
         self._store = store
         self._puller = puller
+        self._failures = failures or Failures()
 
     def status(self) -> dict[str, Any]:
-        """Pulls that run and publications, with their state."""
+        """Pulls that run, publications with their state, and the last publishes that failed."""
         return {
             "pulls": [_pull(status) for status in self._puller.running()],
             "publications": [
@@ -35,6 +38,7 @@ class Inventory:
                 }
                 for record in self._store.records.publications()
             ],
+            "failures": [dataclasses.asdict(failure) for failure in self._failures.list()],
         }
 
     def cache(self) -> dict[str, Any]:

@@ -33,6 +33,7 @@ from modelcsi.store.records import MOUNTED, PENDING, PublicationRecord
 from modelcsi.store.store import Store
 from modelcsi.volume.announcements import Announcements, Announcer
 from modelcsi.volume.departures import Departures, PodWatch
+from modelcsi.volume.failures import Failures
 from modelcsi.volume.mounts import Mounts
 from modelcsi.volume.restore import restore, view_at
 from modelcsi.volume.slots import PublishSlots
@@ -84,6 +85,7 @@ class Volumes:
         self._store = store
         self._announcements = Announcements(pods.announcer)
         self._departures = Departures(pods.watch)
+        self.failures = Failures()
         self._puller = puller
         self._mounts = mounts
         self._slots = slots
@@ -113,17 +115,19 @@ class Volumes:
             )
             self._see(record.owner)
             self._store.records.put_publication(record)
-            self._announcements.begins(record.owner, spec.pod, str(spec.reference))
+            self._announcements.begins(record.owner, spec.pod, record.reference)
             try:
                 self._publish(spec, record, patience)
-            except TransientError:
+            except TransientError as error:
+                self.failures.failed(record.target, spec.pod, record.reference, error)
                 raise
             except Exception as error:  # an undo block: to kubelet a bug is a final answer, too
                 if not isinstance(error, FinalError):
                     self._mounts.unmount(record.target)
                 self._forget(record)
                 if isinstance(error, FinalError):
-                    self._announcements.failed(record.owner, spec.pod, str(spec.reference), error)
+                    self._announcements.failed(record.owner, spec.pod, record.reference, error)
+                    self.failures.failed(record.target, spec.pod, record.reference, error)
                 raise
             self._see(record.owner, is_done=True)
 
@@ -139,6 +143,7 @@ class Volumes:
                 logger.warning("%s is published for another volume than %s: left alone", target, volume_id)
                 return
             self._mounts.unmount(target)
+            self.failures.mended(target)
             try:
                 for record in records:
                     self._forget(record)
@@ -222,6 +227,7 @@ class Volumes:
         self._mount(pulled, spec.target)
         self._store.records.put_publication(replace(record, state=MOUNTED, view=pulled.view))
         self._announcements.mounted(record.owner, digest)
+        self.failures.mended(spec.target)
         logger.info("published %s (%s) at %s", spec.reference, digest, spec.target)
 
     def _touch(self, record: PublicationRecord) -> None:
