@@ -9,7 +9,7 @@ from pathlib import Path
 
 from modelcsi.config.environment import Environment, docker_config_dir, read_environment
 from modelcsi.registry.client import Registry
-from modelcsi.registry.credentials import Keychain
+from modelcsi.registry.credentials import Keychain, Sources
 from modelcsi.registry.hosts import Hosts
 from modelcsi.registry.proxies import ProxySettings
 from modelcsi.registry.transport import HttpTransport, Transport
@@ -23,6 +23,8 @@ class RegistrySettings:
     hosts_dir: Path | None
     proxy_url: str
     environment: Environment
+    sources: Sources | None = None
+    """Where credentials come from beside requests and the docker config."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +41,7 @@ def registry_of(
 ) -> tuple[Registry, Keychain]:
     """The client of all registries, and who we are there; `observe` may wrap the lowest layer."""
     connections = connections_of(settings)
-    return Registry(observe(connections.transport), connections.hosts), connections.keychain
+    return Registry(observe(connections.transport), connections.hosts, connections.keychain), connections.keychain
 
 
 def connections_of(settings: RegistrySettings) -> Connections:
@@ -51,7 +53,7 @@ def connections_of(settings: RegistrySettings) -> Connections:
         no_proxy=environment.no_proxy,
     )
     ca_file = Path(environment.ssl_cert_file) if environment.ssl_cert_file else None
-    keychain = Keychain(settings.docker_config_dir)
+    keychain = Keychain(settings.docker_config_dir, settings.sources)
     transport = HttpTransport(proxies=proxies, ca_file=ca_file)
     return Connections(transport, Hosts(keychain.scheme, settings.hosts_dir), keychain)
 

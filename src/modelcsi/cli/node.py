@@ -8,14 +8,18 @@ import sys
 import threading
 import time
 from collections.abc import Iterable
+from dataclasses import replace
 from pathlib import Path
 
 from modelcsi.api.control import ControlServer
+from modelcsi.api.dynamic import DynamicServers
 from modelcsi.api.metrics_server import MetricsServer
 from modelcsi.cli.build import RegistrySettings, registry_of
+from modelcsi.cli.cluster import Cluster
 from modelcsi.cli.signals import EndSignal
 from modelcsi.config.environment import node_name
 from modelcsi.config.model import Config
+from modelcsi.config.providers import load_providers, plugin_environment
 from modelcsi.config.source import ConfigSource
 from modelcsi.deadline import Deadline
 from modelcsi.errors import ModelCsiError
@@ -25,9 +29,12 @@ from modelcsi.mount.mounter import Mounter
 from modelcsi.pull.job import PullJob
 from modelcsi.pull.puller import Puller, PullLimits
 from modelcsi.registry.client import Registry
-from modelcsi.registry.credentials import Keychain
+from modelcsi.registry.credentials import Keychain, Sources
+from modelcsi.registry.node_access import NodeAccess
+from modelcsi.registry.providers import Providers
 from modelcsi.registry.transport import Request, Response, Transport
 from modelcsi.store.store import Store
+from modelcsi.volume.dynamic import DynamicVolumes
 from modelcsi.volume.inventory import Inventory
 from modelcsi.volume.slots import PublishSlots
 from modelcsi.volume.volumes import Volumes
@@ -38,6 +45,7 @@ os.environ.setdefault(
 from modelcsi.csi.controller import Controller
 from modelcsi.csi.identity import Identity
 from modelcsi.csi.node import Node
+from modelcsi.csi.registration import Registration
 from modelcsi.csi.server import CsiServer, Services
 
 logger = logging.getLogger(__name__)
@@ -84,18 +92,31 @@ class NodeDriver:
         self._store.collector.swept = lambda sweep: self._metrics.evicted(
             artifacts=len(sweep.artifacts), size_bytes=sweep.freed_bytes
         )
+        self._cluster = Cluster(config)
         self._puller = Puller(self._store, *self._registry_of(config), limits)
         self._puller.observer = _MeasuredPulls(self._metrics)
-        self._volumes = Volumes(self._store, self._puller, Mounter(), PublishSlots(config.publish_slots))
-        self._inventory = Inventory(self._store, self._puller, self._volumes.failures)
+        mounter = Mounter()
+        self._volumes = Volumes(self._store, self._puller, mounter, PublishSlots(config.publish_slots))
+        self._dynamic = DynamicVolumes(
+            *(self._store, self._puller, mounter, DynamicServers(self._metrics).serve),
+            is_enabled=lambda: source.current.features.dynamic_mounts,
+        )
+        self._volumes.dynamic = self._dynamic
+        self._inventory = Inventory(self._store, self._puller, self._volumes.failures, self._dynamic.rows)
         services = Services(
             identity=Identity(config.service_name, self._is_ready.is_set),
-            node=Node(self._volumes, service_name=config.service_name, node_id=node_name(config.environment)),
+            node=Node(
+                self._volumes,
+                service_name=config.service_name,
+                node_id=node_name(config.environment),
+                has_dynamic_mounts=lambda: source.current.features.dynamic_mounts,
+            ),
             controller=Controller(config.service_name),
         )
         self._csi = CsiServer(
             f"unix://{config.csi_socket}", services, self._metrics, publish_slots=config.publish_slots
         )
+        self._registration = _registration_of(config)
         self._api = MetricsServer(config.metrics_addresses, self._metrics, self._why_not_ready)
         self._control = ControlServer(config.root_dir, self._inventory)
 
@@ -103,6 +124,7 @@ class NodeDriver:
         """Repair what the last process left, then serve. Returns when the driver is ready."""
         self._volumes.restore()
         self._watch_gauges()
+        self._cluster.start()
         self._source.subscribe(self._reconfigure)
         self._source.start()
         self._api.start()
@@ -110,28 +132,39 @@ class NodeDriver:
         threading.Thread(target=self._keep_house, name="housekeeping", daemon=True).start()
         self._is_ready.set()
         self._csi.start()
+        if self._registration is not None:  # after the socket that it leads kubelet to
+            self._registration.start()
         logger.info("ready: %s serves %s", self._csi.path, self._store.layout.root)
 
     def stop(self) -> None:
         """End: callers are sent away, downloads are kept for a resume, volumes stay mounted."""
         logger.info("ending; volumes stay mounted")
+        if self._registration is not None:
+            self._registration.stop()  # first, so that kubelet sends no new call to one who ends
         self._ended.set()
         self._is_ready.clear()
         self._source.stop()
         self._volumes.shut_down()
         self._csi.stop(_GRACE_SECONDS)
         self._puller.stop(Deadline.after(_STOP_SECONDS))
+        self._cluster.stop()
         self._control.stop()
         self._api.stop()
         self._store.close()
 
     def _why_not_ready(self) -> str | None:
-        return None if self._is_ready.is_set() else "starting or ending"
+        if not self._is_ready.is_set():
+            return "starting or ending"
+        if self._csi.trouble:
+            return self._csi.trouble
+        return self._registration.why_not_registered if self._registration is not None else None
 
     def _keep_house(self) -> None:
         while not self._ended.wait(_HOUSEKEEPING_SECONDS):
             try:
                 self._volumes.expire()
+                artifacts = self._store.records.artifacts()
+                self._cluster.label_node(record.manifest for record in reversed(artifacts))
             except Exception:  # a thread's main: a full disk today must not end the housekeeping of tomorrow
                 logger.exception("housekeeping failed; it is done again in %g s", _HOUSEKEEPING_SECONDS)
 
@@ -140,10 +173,24 @@ class NodeDriver:
         self._puller.use(*self._registry_of(config))
 
     def _registry_of(self, config: Config) -> tuple[Registry, Keychain]:
-        return registry_of(_registry_settings(config), lambda transport: _MeasuredTransport(transport, self._metrics))
+        settings = replace(_registry_settings(config), sources=self._sources_of(config))
+        return registry_of(settings, lambda transport: _MeasuredTransport(transport, self._metrics))
+
+    def _sources_of(self, config: Config) -> Sources:
+        wanted, providers = config.registry, None
+        if wanted.credential_provider_config and wanted.credential_provider_bin_dir:
+            plugins = load_providers(wanted.credential_provider_config)
+            providers = Providers(plugins, wanted.credential_provider_bin_dir, plugin_environment(os.environ))
+        return Sources(
+            pull_secrets=self._cluster.pull_secrets,
+            tokens=wanted.service_account_tokens,
+            providers=providers,
+            node_access=NodeAccess(wanted.node_credentials),
+            has_pod_info=self._cluster.has_pod_info,
+        )
 
     def _watch_gauges(self) -> None:
-        self._metrics.watch_gauge(Gauge.NOT_READY, lambda: float(not self._is_ready.is_set()))
+        self._metrics.watch_gauge(Gauge.NOT_READY, lambda: float(self._why_not_ready() is not None))
         self._metrics.watch_gauge(Gauge.CACHE_BYTES, lambda: float(self._store.content.size_bytes()))
         self._metrics.watch_gauge(Gauge.CACHE_ARTIFACTS, lambda: float(len(self._store.records.artifacts())))
         self._metrics.watch_gauge(Gauge.PULLS_IN_FLIGHT, lambda: float(len(self._puller.running())))
@@ -153,6 +200,9 @@ class NodeDriver:
         for record in self._store.records.publications():
             mount_type = MountType.PVC if record.volume_id.startswith("pvc-") else MountType.INLINE
             yield MountItem(record.reference, mount_type, record.volume_id, record.state)
+        for row in self._dynamic.rows():
+            if mount_id := row.get("mount_id"):
+                yield MountItem(row["reference"], MountType.DYNAMIC, row["volume_id"], row["state"], mount_id)
 
 
 class _MeasuredPulls:
@@ -169,7 +219,8 @@ class _MeasuredPulls:
         seconds = time.time() - job.began_at
         downloaded = job.progress.downloaded_bytes
         self._metrics.pull_ended(seconds=seconds, size_bytes=progress.total_bytes, error=error)
-        self._metrics.downloaded(downloaded)
+        mirrored = sum(size for host, size in job.received.items() if host != job.reference.host)
+        self._metrics.downloaded(downloaded, mirrored_bytes=mirrored)
         self._metrics.reused(max(0, progress.done_bytes - downloaded))
 
     def layer_finished(self, size_bytes: int, seconds: float, error: Exception | None) -> None:
@@ -191,6 +242,12 @@ class _MeasuredTransport:
             raise
         self._metrics.registry_request(response.status)
         return response
+
+
+def _registration_of(config: Config) -> Registration | None:
+    if config.registration_dir is None:
+        return None
+    return Registration(config.registration_dir, config.service_name, config.kubelet_registration_path)
 
 
 def _registry_settings(config: Config) -> RegistrySettings:

@@ -157,18 +157,18 @@ class RegistryConfig:
 class KubernetesConfig:
     """What the driver asks of the API server. All of it is optional: without it volumes are published all the same."""
 
-    kubeconfig: Path | None = None
+    kubeconfig: Path | None = field(default=None, metadata=_RESTART)
     """A kubeconfig file. Default: the service account of the driver's pod."""
 
-    events: bool = False
+    events: bool = field(default=False, metadata=_RESTART)
     """Events on pods: what is pulled, how far it is, what failed. Needs the right to create events. Default: false; the chart says
     true."""
 
-    pull_secrets: bool = False
+    pull_secrets: bool = field(default=False, metadata=_RESTART)
     """Use the `imagePullSecrets` of the pod and of its service account. Needs the right to get pods, service accounts and secrets
     of all namespaces, which makes the driver a place worth attacking. Default: false."""
 
-    watch_pods: bool = False
+    watch_pods: bool = field(default=False, metadata=_RESTART)
     """Ask whether a pod whose publish waits is being deleted, so that it can go at once. Needs the right to get pods. Default: false,
     then such a pod waits until the call ends, up to two minutes; the chart says true."""
 

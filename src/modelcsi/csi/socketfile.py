@@ -46,7 +46,7 @@ class ServedSocket:
 
     def __init__(self, path: Path, make_server: Callable[[], grpc.Server], *, makes_directory: bool) -> None:
         check_socket_path(path)
-        check_socket_path(path.with_name(_BINDING_NAME))
+        check_socket_path(path.parent / _BINDING_NAME)
         self.path = path
         self._make_server = make_server
         self._makes_directory = makes_directory
@@ -75,7 +75,10 @@ class ServedSocket:
                 if self._inode is None or _inode_of(self.path) != self._inode:
                     self._serve()
             except OSError as error:
-                raise InvalidRequest(f"cannot serve at {self.path}: {error.strerror}") from error
+                raise InvalidRequest(
+                    f"cannot serve at {self.path}: {error.strerror}",
+                    hint=f"the driver must be able to create files in {self.path.parent}",
+                ) from error
 
     def look(self) -> None:
         """`ensure`; a failure is logged once and kept as `trouble`, since the next look may succeed."""
@@ -209,6 +212,6 @@ def _has_listener(path: Path) -> bool:
 def _inode_of(path: Path) -> _Inode | None:
     try:
         status = path.lstat()
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return None
     return status.st_dev, status.st_ino
