@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import shutil
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from modelcsi.errors import NotFound
@@ -17,7 +18,15 @@ from modelcsi.volume.failures import Failures
 class Inventory:
     """Questions and chores of an operator; every answer is JSON-ready, sizes are bytes, times are Unix seconds."""
 
-    def __init__(self, store: Store, puller: Puller, failures: Failures | None = None) -> None:
+    def __init__(
+        self,
+        store: Store,
+        puller: Puller,
+        failures: Failures | None = None,
+        dynamic_rows: Callable[[], Iterable[Mapping[str, Any]]] = tuple,
+    ) -> None:
+        """`dynamic_rows` are added to the publications."""
+        self._dynamic_rows = dynamic_rows
         self._store = store
         self._puller = puller
         self._failures = failures or Failures()
@@ -37,7 +46,8 @@ class Inventory:
                     "seen_at": record.seen_at,
                 }
                 for record in self._store.records.publications()
-            ],
+            ]
+            + [dict(row) for row in self._dynamic_rows()],
             "failures": [dataclasses.asdict(failure) for failure in self._failures.list()],
         }
 

@@ -24,6 +24,7 @@ from modelcsi.oci.manifest import Manifest, parse_manifest
 from modelcsi.oci.reference import Reference
 from modelcsi.store.records import MOUNTED, PENDING, ArtifactRecord, PublicationRecord
 from modelcsi.store.store import Store
+from modelcsi.volume.dynamic_mounts import hold_leases
 from modelcsi.volume.mounts import Mounts
 
 logger = logging.getLogger(__name__)
@@ -35,6 +36,7 @@ _RECOVERY = "recovery"
 def restore(store: Store, mounts: Mounts) -> list[str]:
     """Repair the rows. Returns the owners of publications left PENDING."""
     _recover_artifacts(store)
+    hold_leases(store)
     records = store.records
     rows = {record.target: record for record in records.publications()}
     for mount, view in _our_mounts(store, mounts):

@@ -18,7 +18,8 @@ from modelcsi.artifact.selection import Selection
 from modelcsi.errors import InvalidRequest
 from modelcsi.oci.reference import Reference
 from modelcsi.pull.policy import PullPolicy
-from modelcsi.registry.caller import Pod
+from modelcsi.registry.caller import Caller, Pod
+from modelcsi.volume.tokens import split_tokens
 
 VolumeId = NewType("VolumeId", str)
 
@@ -49,14 +50,33 @@ class VolumeSpec:
         return json.dumps([str(self.reference), self.pull_policy.value, json.loads(self.selection.key())])
 
 
+@dataclass(frozen=True, slots=True)
+class DynamicSpec:
+    """A directory in which the pod mounts models itself, and with whose credentials."""
+
+    volume_id: VolumeId
+    target: str
+    caller: Caller = field(compare=False)
+
+
 def parse_spec(
-    volume_id: str, target: str, attributes: Mapping[str, str], secrets: Mapping[str, str], service_name: str
-) -> VolumeSpec:
-    """The request of NodePublishVolume.
+    volume_id: str,
+    target: str,
+    attributes: Mapping[str, str],
+    secrets: Mapping[str, str],
+    service_name: str,
+    *,
+    has_dynamic_mounts: bool = False,
+) -> VolumeSpec | DynamicSpec:
+    """The request of NodePublishVolume; one without modelRef is a dynamic volume, where an admin allows them.
 
     Raises InvalidRequest, naming the attribute, and the nearest known one for an unknown.
     """
     values = _known_values(attributes, service_name)
+    secrets, tokens = split_tokens(secrets)
+    if "modelRef" not in values and has_dynamic_mounts:
+        _check_dynamic(values)
+        return DynamicSpec(VolumeId(volume_id), target, Caller(secrets, _pod(attributes), tokens))
     if "modelRef" not in values:
         raise InvalidRequest(
             "the volume has no modelRef", hint='set volumeAttributes.modelRef: "registry/repository:tag"'
@@ -74,15 +94,25 @@ def parse_spec(
         ),
         secrets=secrets,
         pod=_pod(attributes),
+        tokens=tokens,
     )
 
 
-def parse_selection(*, exclude_weights: bool, patterns: str) -> Selection:
-    """The selection that a command's flags mean. Raises InvalidRequest."""
+def _check_dynamic(values: Mapping[str, Any]) -> None:
+    """What says how a model is shown needs a model; the API of the volume asks it for each."""
+    if names := sorted(set(values) - _ANY_VOLUME):
+        raise InvalidRequest(
+            f"the volume has {', '.join(names)} and no modelRef",
+            hint="set modelRef; a dynamic volume takes no attributes, its pod chooses for each model",
+        )
+
+
+def parse_selection(*, exclude_weights: bool, patterns: str, name: str = "--exclude-file-patterns") -> Selection:
+    """The selection that a command's flags mean, or the fields of another request. Raises InvalidRequest."""
     try:
         return Selection(exclude_weights=exclude_weights, exclude_patterns=_parse_patterns(patterns))
     except ValueError as error:
-        raise InvalidRequest(f"the value of --exclude-file-patterns, {patterns[:200]!r}, {error}") from error
+        raise InvalidRequest(f"the value of {name}, {patterns[:200]!r}, {error}") from error
 
 
 def check_parameters(parameters: Mapping[str, str], service_name: str) -> None:
@@ -160,6 +190,8 @@ _ATTRIBUTES: dict[str, Callable[[str], Any]] = {
     "nodeIp": _parse_text,
 }
 """Each attribute and its parser: the one place where an attribute is added."""
+
+_ANY_VOLUME = frozenset({"type", "checkDiskQuota", "nodeIp"})
 
 _ALIASES = {"reference": "modelRef"}
 """Upstream's names (kebab-case under the service name) that differ from ours."""

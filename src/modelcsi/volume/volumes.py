@@ -33,11 +33,13 @@ from modelcsi.store.records import MOUNTED, PENDING, PublicationRecord
 from modelcsi.store.store import Store
 from modelcsi.volume.announcements import Announcements, Announcer
 from modelcsi.volume.departures import Departures, PodWatch
+from modelcsi.volume.dynamic import DynamicVolumes
 from modelcsi.volume.failures import Failures
 from modelcsi.volume.mounts import Mounts
 from modelcsi.volume.restore import restore, view_at
 from modelcsi.volume.slots import PublishSlots
-from modelcsi.volume.spec import VolumeId, VolumeSpec
+from modelcsi.volume.spec import DynamicSpec, VolumeId, VolumeSpec
+from modelcsi.volume.upstream import remove_upstream_copy
 
 logger = logging.getLogger(__name__)
 
@@ -89,13 +91,15 @@ class Volumes:
         self._puller = puller
         self._mounts = mounts
         self._slots = slots
+        self.dynamic: DynamicVolumes | None = None
+        """Volumes without a model; set after construction, since who serves them needs metrics. None: there are none."""
         self._changed = threading.Condition()
         # Under the condition's lock: targets that a call works on, with the patience of that call; when the owner of a
         # PENDING publication was last here (monotonic seconds).
         self._busy: dict[str, Patience] = {}
         self._seen: dict[str, float] = {}
 
-    def publish(self, spec: VolumeSpec, deadline: Deadline) -> None:
+    def publish(self, spec: VolumeSpec | DynamicSpec, deadline: Deadline) -> None:
         """Returning normally means that the model is mounted read-only at the target, not that this call mounted it.
 
         Waits for the pull until shortly before the deadline. Raises PullPending while the pull goes on without this call,
@@ -103,6 +107,11 @@ class Volumes:
         and mounting raise; after a final error nothing of the volume is left on the node.
         """
         patience = Patience(_until(deadline))
+        if isinstance(spec, DynamicSpec):
+            assert self.dynamic is not None, "only a driver that has dynamic volumes parses one"
+            with self._working_on(spec.target, patience):
+                self.dynamic.publish(spec)
+            return
         with self._working_on(spec.target, patience), self._slots.enter():
             known = self._known(spec)
             if known is not None and known.state == MOUNTED and self._shows(known.target, known.view):
@@ -142,8 +151,14 @@ class Volumes:
             if records and all(record.volume_id not in ("", volume_id) for record in records):
                 logger.warning("%s is published for another volume than %s: left alone", target, volume_id)
                 return
+            if self.dynamic is not None and self.dynamic.is_other(volume_id, target):
+                logger.warning("%s shows another dynamic volume than %s: left alone", target, volume_id)
+                return
             self._mounts.unmount(target)
+            if self.dynamic is not None:
+                self.dynamic.unpublish(volume_id, target)
             self.failures.mended(target)
+            remove_upstream_copy(self._store.layout.root, volume_id, self._mounts)
             try:
                 for record in records:
                     self._forget(record)
@@ -152,6 +167,11 @@ class Volumes:
 
     def stats(self, volume_id: VolumeId, path: str) -> VolumeStats:
         """Size and condition of a published volume. Raises NotFound when it is not published at `path`."""
+        usage = None if self.dynamic is None else self.dynamic.usage(volume_id, path)
+        if usage is not None:
+            size, files, is_shown = usage
+            message = f"a dynamic volume is {'' if is_shown else 'not '}mounted at {path}"
+            return VolumeStats(size, size, 0, files, files, 0, not is_shown, message)
         records = self._store.records.publications(path)
         record = next((item for item in records if item.volume_id in ("", volume_id) and item.state == MOUNTED), None)
         if record is None:
@@ -168,12 +188,16 @@ class Volumes:
         """Bring rows and mounts together after a start, however the last process ended; before the first publish."""
         for owner in restore(self._store, self._mounts):
             self._see(owner)
+        if self.dynamic is not None:
+            self.dynamic.restore()
 
     def shut_down(self) -> None:
         """Send every waiting publish away: its caller comes back to the next process."""
         with self._changed:
             for patience in self._busy.values():
                 patience.interrupt()
+        if self.dynamic is not None:
+            self.dynamic.shut_down()
 
     def expire(self) -> None:
         """Give up publications whose caller has not come back, or whose mount has gone; called now and then."""
