@@ -107,6 +107,7 @@ class Metrics:
             registry=self.registry,
         )
         self._downloaded = self._counter("downloaded_bytes", "Bytes of blobs received from registries")
+        self._mirrored = self._counter("mirrored_bytes", "Bytes of blobs received from mirrors, of the downloaded ones")
         self._reused = self._counter("reused_bytes", "Bytes of blobs that were wanted and already on the node")
         self._evictions = self._counter("cache_evictions", "Artifacts removed to make room")
         self._evicted = self._counter("cache_evicted_bytes", "Bytes removed to make room")
@@ -137,9 +138,10 @@ class Metrics:
         """Count one layer of a pull."""
         self._upstream.pulled("pull_layer", seconds, size_bytes, succeeded=error is None)
 
-    def downloaded(self, size_bytes: int) -> None:
-        """Count bytes of a blob as they arrive, whether or not they will verify."""
+    def downloaded(self, size_bytes: int, *, mirrored_bytes: int = 0) -> None:
+        """Count bytes of a blob as they arrive, whether or not they will verify; so many of them came from mirrors."""
         self._downloaded.inc(size_bytes)
+        self._mirrored.inc(mirrored_bytes)
 
     def reused(self, size_bytes: int) -> None:
         """Count bytes that a pull found on the node."""

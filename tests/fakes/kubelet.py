@@ -65,6 +65,7 @@ class PodVolume:
     secrets: Mapping[str, str] = field(default_factory=dict)
     name: str = "model"
     handle: str = ""
+    namespace: str = "default"
 
     @property
     def volume_id(self) -> str:
@@ -74,7 +75,7 @@ class PodVolume:
         """What kubelet sends for it, with the pod's own facts (podInfoOnMount)."""
         pod = {
             "csi.storage.k8s.io/pod.name": self.pod,
-            "csi.storage.k8s.io/pod.namespace": "default",
+            "csi.storage.k8s.io/pod.namespace": self.namespace,
             "csi.storage.k8s.io/pod.uid": self.pod,
             "csi.storage.k8s.io/serviceAccount.name": "default",
             "csi.storage.k8s.io/ephemeral": "false" if self.handle else "true",

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from modelcsi.deadline import Deadline
 from modelcsi.errors import NotFound
-from modelcsi.volume.spec import VolumeId, VolumeSpec
+from modelcsi.volume.spec import DynamicSpec, VolumeId, VolumeSpec
 from modelcsi.volume.volumes import VolumeStats
 
 STATS = VolumeStats(
@@ -27,7 +27,7 @@ class FakeVolumes:
 
     def __init__(self) -> None:
         self.failure: Exception | None = None
-        self.specs: list[VolumeSpec] = []
+        self.specs: list[VolumeSpec | DynamicSpec] = []
         self.deadlines: list[Deadline] = []
         self.published: set[tuple[str, str]] = set()
         self.waiting = threading.Semaphore(0)
@@ -42,7 +42,7 @@ class FakeVolumes:
         """Let all publishes go on."""
         self._open.set()
 
-    def publish(self, spec: VolumeSpec, deadline: Deadline) -> None:
+    def publish(self, spec: VolumeSpec | DynamicSpec, deadline: Deadline) -> None:
         self.specs.append(spec)
         self.deadlines.append(deadline)
         self._maybe_fail()

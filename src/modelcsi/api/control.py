@@ -19,9 +19,10 @@ import socket
 import stat
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, Protocol, Self
+from typing import Any, Protocol
 
 from modelcsi.api.server import Answer, HttpServer, Request
+from modelcsi.api.socket_place import SocketPlace
 from modelcsi.errors import FinalError, Forbidden, InvalidRequest, ModelCsiError, NotFound, StoreFull, TransientError
 
 logger = logging.getLogger(__name__)
@@ -69,7 +70,7 @@ class ControlServer:
 
         Raises InvalidRequest if a living one answers there, or if something else has the name.
         """
-        with _Directory(self._root_dir) as directory:
+        with SocketPlace(self._root_dir, SOCKET_NAME) as directory:
             _remove_stale(directory)
             listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
             try:
@@ -92,7 +93,7 @@ class ControlServer:
         self._server.stop()
         self._server = None
         try:
-            with _Directory(self._root_dir) as directory:
+            with SocketPlace(self._root_dir, SOCKET_NAME) as directory:
                 if _inode(os.lstat(directory.socket_path)) == self._inode:
                     os.unlink(directory.socket_path)
         except FileNotFoundError:
@@ -123,25 +124,7 @@ class ControlServer:
         return respond
 
 
-class _Directory:
-    """A directory held open, and a path to the socket in it that fits into a socket address however deep the directory is."""
-
-    def __init__(self, root_dir: Path) -> None:
-        self._path = root_dir / SOCKET_NAME
-        self._descriptor = os.open(root_dir, os.O_PATH | os.O_DIRECTORY)
-        self.socket_path = f"/proc/self/fd/{self._descriptor}/{SOCKET_NAME}"
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        os.close(self._descriptor)
-
-    def __str__(self) -> str:
-        return str(self._path)
-
-
-def _remove_stale(directory: _Directory) -> None:
+def _remove_stale(directory: SocketPlace) -> None:
     try:
         if not stat.S_ISSOCK(os.lstat(directory.socket_path).st_mode):
             raise InvalidRequest(f"{directory} is no socket", hint="root_dir belongs to the driver alone")

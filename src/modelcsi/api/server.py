@@ -1,19 +1,25 @@
 """A small HTTP server on one listening socket, for clients that may be slow or hostile.
 
 One request for each connection, one thread for each connection, a bounded number of both: when it is reached the oldest
-connection is cut, so that whoever sits on connections cannot keep kubelet's probes out. `http.server` reads the requests and
-bounds their headers; its own ThreadingHTTPServer bounds neither connections nor bodies.
+connection that is not worked for is cut, so that whoever sits on connections cannot keep kubelet's probes out; when all are
+worked for, the new one is turned away. `http.server` reads the requests and bounds their headers; its own
+ThreadingHTTPServer bounds neither connections nor bodies.
 """
 
 from __future__ import annotations
 
+import http
 import logging
 import socket
 import threading
 from collections.abc import Callable
-from dataclasses import dataclass
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, field
+from functools import partial
 from http.server import BaseHTTPRequestHandler
 from typing import cast
+
+from modelcsi.api.hangup import watched
 
 logger = logging.getLogger(__name__)
 
@@ -32,6 +38,10 @@ class Request:
     path: str
     """Without the query."""
     body: bytes
+    when_gone: Callable[[Callable[[], None]], AbstractContextManager[None]] = field(
+        default=lambda _: nullcontext(), repr=False, compare=False
+    )
+    """A context that calls back, once and in another thread, if the client closes its end meanwhile (unix sockets only)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,12 +56,22 @@ class Answer:
 class HttpServer:
     """Answers requests on `listener`, which it closes at `stop`; `respond` is called in many threads at once."""
 
-    def __init__(self, listener: socket.socket, respond: Callable[[Request], Answer]) -> None:
-        # _lock guards _connections, which is in the order of their arrival.
+    def __init__(
+        self,
+        listener: socket.socket,
+        respond: Callable[[Request], Answer],
+        *,
+        max_connections: int = _MAX_CONNECTIONS,
+        room: threading.Semaphore | None = None,
+    ) -> None:
+        """Servers with a common `room` have no more connections together than it lets in."""
+        # _lock guards _connections, in the order of their arrival: whether `respond` works for them.
         self._lock = threading.Lock()
-        self._connections: dict[socket.socket, None] = {}
+        self._connections: dict[socket.socket, bool] = {}
+        self._max_connections = max_connections
+        self._room = room
         self._listener = listener
-        self.respond = respond
+        self._respond = respond
         self._stopped = threading.Event()
         self._thread = threading.Thread(target=self._accept, name="http", daemon=True)
 
@@ -80,16 +100,35 @@ class HttpServer:
                 logger.debug("no connection: %s", error)
                 self._stopped.wait(_BACK_OFF_SECONDS)
                 continue
-            self._admit(connection)
-            threading.Thread(target=self._serve, args=(connection,), name="http-request", daemon=True).start()
+            if self._admit(connection):
+                threading.Thread(target=self._serve, args=(connection,), name="http-request", daemon=True).start()
+            else:
+                connection.close()
 
-    def _admit(self, connection: socket.socket) -> None:
+    def _admit(self, connection: socket.socket) -> bool:
         with self._lock:
-            if len(self._connections) >= _MAX_CONNECTIONS:
-                oldest = next(iter(self._connections))
+            if len(self._connections) >= self._max_connections:
+                oldest = next((other for other, is_worked_for in self._connections.items() if not is_worked_for), None)
+                if oldest is None:
+                    return False
                 del self._connections[oldest]
                 _shut_down(oldest)
-            self._connections[connection] = None
+            if self._room is not None and not self._room.acquire(blocking=False):
+                return False
+            self._connections[connection] = False
+            return True
+
+    def respond(self, connection: socket.socket, request: Request) -> Answer:
+        """What the request gets; meanwhile the connection is not cut to make place."""
+        with self._lock:
+            if connection in self._connections:  # else it was cut
+                self._connections[connection] = True
+        try:
+            return self._respond(request)
+        finally:
+            with self._lock:
+                if connection in self._connections:
+                    self._connections[connection] = False
 
     def _serve(self, connection: socket.socket) -> None:
         try:
@@ -100,6 +139,8 @@ class HttpServer:
             with self._lock:
                 self._connections.pop(connection, None)
             connection.close()
+            if self._room is not None:
+                self._room.release()
 
 
 class _Exchange(BaseHTTPRequestHandler):
@@ -121,6 +162,10 @@ class _Exchange(BaseHTTPRequestHandler):
         """Answer a POST."""
         self._answer()
 
+    def do_DELETE(self) -> None:
+        """Answer a DELETE."""
+        self._answer()
+
     def log_message(self, format: str, *args: object) -> None:
         """http.server would write to standard error."""
         logger.debug(format, *args)
@@ -135,16 +180,18 @@ class _Exchange(BaseHTTPRequestHandler):
             body = self.rfile.read(int(length))
             if len(body) < int(length):
                 return
-            answer = self._respond(Request(self.command, self.path.partition("?")[0], body))
+            when_gone = partial(watched, self.connection)
+            answer = self._respond(Request(self.command, self.path.partition("?")[0], body, when_gone))
         self.send_response(answer.status)
-        self.send_header("Content-Type", answer.content_type)
-        self.send_header("Content-Length", str(len(answer.body)))
+        if answer.status != http.HTTPStatus.NO_CONTENT:  # RFC 9110: it has no body, and no length of one
+            self.send_header("Content-Type", answer.content_type)
+            self.send_header("Content-Length", str(len(answer.body)))
         self.end_headers()
         self.wfile.write(answer.body)
 
     def _respond(self, request: Request) -> Answer:
         try:
-            return self.server.respond(request)
+            return self.server.respond(self.connection, request)
         except Exception:
             logger.exception("%s %s could not be answered", request.method, request.path)
             return Answer(500, b"an unexpected error: the driver's log says more\n")

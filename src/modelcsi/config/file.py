@@ -18,10 +18,9 @@ from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from modelcsi.config.environment import read_environment
 from modelcsi.config.model import Address, Config, Namespaces, ServiceAccountToken, SizeBytes
+from modelcsi.config.values import as_flag, as_list, as_mapping, as_text, as_texts, read_yaml, shown
 from modelcsi.errors import InvalidRequest
 
 logger = logging.getLogger(__name__)
@@ -31,7 +30,6 @@ _SIZE = re.compile(
     r"\s*(?P<number>[0-9][0-9,]*(?:\.[0-9]+)?)\s*(?P<prefix>[kmgtpe]?)(?P<binary>i?)b?\s*", re.IGNORECASE
 )
 _PREFIXES = "kmgtpe"
-_MERGE_TAG = "tag:yaml.org,2002:merge"
 
 
 def load_config(path: Path, environment: Mapping[str, str] = os.environ) -> Config:
@@ -40,7 +38,7 @@ def load_config(path: Path, environment: Mapping[str, str] = os.environ) -> Conf
     Logs a warning that names the keys which are set and ignored. Raises InvalidRequest, which names the file.
     """
     try:
-        document = _parse(path)
+        document = read_yaml(path)
         values = dict(_values(Config, document, "", environment))
         known = read_environment(environment)
         if known.csi_endpoint:
@@ -52,36 +50,6 @@ def load_config(path: Path, environment: Mapping[str, str] = os.environ) -> Conf
     if ignored:
         logger.warning("%s: these keys have no effect, docs/configuration.md says why: %s", path, ", ".join(ignored))
     return config
-
-
-class _StrictLoader(yaml.SafeLoader):
-    """YAML's last duplicate silently wins; in a configuration it is a mistake."""
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:  # noqa: FBT001, FBT002 (PyYAML's signature)
-        seen = set()
-        for key_node, _ in node.value:
-            if not isinstance(key_node, yaml.ScalarNode) or key_node.tag == _MERGE_TAG:
-                continue
-            if key_node.value in seen:
-                problem = f"the key {key_node.value!r} is there twice"
-                raise yaml.MarkedYAMLError(problem=problem, problem_mark=key_node.start_mark)
-            seen.add(key_node.value)
-        return super().construct_mapping(node, deep)
-
-
-def _parse(path: Path) -> Mapping[Hashable, object]:
-    try:
-        # bandit's S506 is about unsafe loaders; this one is a SafeLoader.
-        document = yaml.load(path.read_bytes(), Loader=_StrictLoader)  # noqa: S506
-    except OSError as error:
-        raise InvalidRequest(f"cannot be read: {error.strerror}") from error
-    except yaml.MarkedYAMLError as error:
-        mark = error.problem_mark or error.context_mark
-        place = f"line {mark.line + 1}: " if mark else ""
-        raise InvalidRequest(f"{place}{error.problem or error.context}") from error
-    except (yaml.YAMLError, ValueError) as error:
-        raise InvalidRequest(f"is not YAML: {str(error).splitlines()[0]}") from error
-    return _mapping(document, "the file") if document is not None else {}
 
 
 def _values(
@@ -101,64 +69,35 @@ def _values(
 def _convert(wanted: Any, value: object, key: str, variables: Mapping[str, str]) -> object:
     if dataclasses.is_dataclass(wanted):
         section = typing.cast("type", wanted)
-        return section(**dict(_values(section, _mapping(value, key), f"{key}.", variables)))
+        return section(**dict(_values(section, as_mapping(value, key), f"{key}.", variables)))
     if wanted is Address:
-        return Address(_expand(_text(value, key), key, variables))
+        return Address(_expand(as_text(value, key), key, variables))
     if wanted == tuple[ServiceAccountToken, ...]:
         return tuple(
             _convert(ServiceAccountToken, item, f"{key}[{index}]", variables)
-            for index, item in enumerate(_list(value, key))
+            for index, item in enumerate(as_list(value, key))
         )
     return _CONVERTERS[wanted](value, key)
-
-
-def _mapping(value: object, key: str) -> Mapping[Hashable, object]:
-    if not isinstance(value, dict):
-        raise InvalidRequest(f"{key} is {_shown(value)}, not a mapping of keys to values")
-    return value
-
-
-def _text(value: object, key: str) -> str:
-    if not isinstance(value, str):
-        # Without the value, which may be a token.
-        raise InvalidRequest(f"{key} is a {type(value).__name__}, not text", hint="put it in quotes")
-    return value
-
-
-def _flag(value: object, key: str) -> bool:
-    if not isinstance(value, bool):
-        raise InvalidRequest(f"{key} is {_shown(value)}, neither true nor false")
-    return value
 
 
 def _number(value: object, key: str) -> int:
     # A bool is an int in Python.
     if not isinstance(value, int) or isinstance(value, bool):
-        raise InvalidRequest(f"{key} is {_shown(value)}, not a whole number")
+        raise InvalidRequest(f"{key} is {shown(value)}, not a whole number")
     return value
 
 
 def _path(value: object, key: str) -> Path | None:
-    text = _text(value, key)
+    text = as_text(value, key)
     return Path(text) if text else None
 
 
 def _directory(value: object, key: str) -> Path:
-    return Path(_text(value, key))
-
-
-def _list(value: object, key: str) -> list[object]:
-    if not isinstance(value, list):
-        raise InvalidRequest(f"{key} is {_shown(value)}, not a list")
-    return value
-
-
-def _texts(value: object, key: str) -> tuple[str, ...]:
-    return tuple(_text(item, f"{key}[{index}]") for index, item in enumerate(_list(value, key)))
+    return Path(as_text(value, key))
 
 
 def _namespaces(value: object, key: str) -> Namespaces:
-    return {_text(name, key): _texts(items, f"{key}.{name}") for name, items in _mapping(value, key).items()}
+    return {as_text(name, key): as_texts(items, f"{key}.{name}") for name, items in as_mapping(value, key).items()}
 
 
 def parse_size(value: object, key: str) -> SizeBytes:
@@ -169,17 +108,17 @@ def parse_size(value: object, key: str) -> SizeBytes:
         return SizeBytes(int(Decimal(match["number"].replace(",", "")) * unit**exponent))
     if isinstance(value, int) and not isinstance(value, bool):
         return SizeBytes(value)
-    raise InvalidRequest(f"{key} is {_shown(value)}, not a size", hint="write 10TiB, 500GB or a number of bytes")
+    raise InvalidRequest(f"{key} is {shown(value)}, not a size", hint="write 10TiB, 500GB or a number of bytes")
 
 
 _CONVERTERS: dict[object, Callable[[object, str], object]] = {
-    str: _text,
-    bool: _flag,
+    str: as_text,
+    bool: as_flag,
     int: _number,
     SizeBytes: parse_size,
     Path: _directory,
     Path | None: _path,
-    tuple[str, ...]: _texts,
+    tuple[str, ...]: as_texts,
     Namespaces | None: _namespaces,
 }
 
@@ -224,12 +163,3 @@ def _keys(section: Any, prefix: str = "") -> Iterator[tuple[str, dataclasses.Fie
             yield f"{prefix}{known.name}", known, value
             if dataclasses.is_dataclass(value):
                 yield from _keys(value, f"{prefix}{known.name}.")
-
-
-def _shown(value: object) -> str:
-    """A value in a message, by its kind alone where it could be long."""
-    if isinstance(value, dict):
-        return "a mapping"
-    if isinstance(value, list):
-        return "a list"
-    return f"the text {value[:60]!r}" if isinstance(value, str) else repr(value)

@@ -7,6 +7,7 @@ decided by `volume.spec`, what happens by `volume.volumes`.
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from typing import Protocol
 
 import grpc
@@ -16,7 +17,8 @@ from modelcsi.csi.pb import csi_pb2, csi_pb2_grpc
 from modelcsi.csi.requests import MAX_ID_BYTES, check_capabilities, check_text
 from modelcsi.deadline import Deadline
 from modelcsi.errors import InvalidRequest
-from modelcsi.volume.spec import VolumeId, VolumeSpec, parse_spec
+from modelcsi.volume.spec import DynamicSpec, VolumeId, VolumeSpec, parse_spec
+from modelcsi.volume.tokens import with_vouched_tokens
 from modelcsi.volume.volumes import VolumeStats
 
 _MAX_PATH_BYTES = 4096
@@ -27,7 +29,7 @@ _MAX_ATTRIBUTES_BYTES = 256 * 1024
 class NodeVolumes(Protocol):
     """The use cases, as far as the Node service needs them; `volume.volumes.Volumes` has them."""
 
-    def publish(self, spec: VolumeSpec, deadline: Deadline) -> None:
+    def publish(self, spec: VolumeSpec | DynamicSpec, deadline: Deadline) -> None:
         """Return when the volume is mounted at its target."""
 
     def unpublish(self, volume_id: VolumeId, target: str) -> None:
@@ -40,8 +42,21 @@ class NodeVolumes(Protocol):
 class Node(csi_pb2_grpc.NodeServicer):
     """Publishes, unpublishes and measures volumes on this node."""
 
-    def __init__(self, volumes: NodeVolumes, *, service_name: str, node_id: str) -> None:
+    def __init__(
+        self,
+        volumes: NodeVolumes,
+        *,
+        service_name: str,
+        node_id: str,
+        has_dynamic_mounts: Callable[[], bool] = lambda: False,
+        has_context_tokens: Callable[[], bool | None] = lambda: None,
+    ) -> None:
+        """`has_dynamic_mounts` is asked at each publish; `has_context_tokens` tells whether kubelet itself writes the
+        service-account tokens that are among the attributes (None: not known).
+        """
         self._volumes = volumes
+        self._has_context_tokens = has_context_tokens
+        self._has_dynamic_mounts = has_dynamic_mounts
         self._service_name = service_name
         self._node_id = node_id
 
@@ -58,7 +73,11 @@ class Node(csi_pb2_grpc.NodeServicer):
         attributes = dict(request.volume_context)
         if sum(len(key) + len(value) for key, value in attributes.items()) > _MAX_ATTRIBUTES_BYTES:
             raise InvalidRequest(f"volume_context has over {_MAX_ATTRIBUTES_BYTES} bytes")
-        spec = parse_spec(request.volume_id, target, attributes, dict(request.secrets), self._service_name)
+        secrets = with_vouched_tokens(request.secrets, attributes, self._has_context_tokens)
+        spec = parse_spec(
+            *(request.volume_id, target, attributes, secrets, self._service_name),
+            has_dynamic_mounts=self._has_dynamic_mounts(),
+        )
         self._volumes.publish(spec, deadline)
         return csi_pb2.NodePublishVolumeResponse()
 

@@ -263,7 +263,7 @@ class _Auth(AuthBackend):  # type: ignore[misc]  # oras carries no types
 
 
 def _endpoint(transport: Transport, hosts: Hosts, host: str) -> Endpoint:
-    endpoint = hosts.endpoints(host)[0]
+    endpoint = hosts.origin(host)
     if not endpoint.may_be_plain:
         return endpoint
     try:
@@ -272,7 +272,7 @@ def _endpoint(transport: Transport, hosts: Hosts, host: str) -> Endpoint:
         ).close()
     except NotTls:
         hosts.remember_plain(host)
-    return hosts.endpoints(host)[0]
+    return hosts.origin(host)
 
 
 def _origin(url: SplitResult) -> tuple[str, str, int]:

@@ -10,7 +10,7 @@ import logging
 import threading
 import time
 from collections import Counter, deque
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Mapping
 from dataclasses import replace
 from pathlib import Path
 
@@ -18,7 +18,7 @@ from modelcsi.artifact.layer import Layer
 from modelcsi.artifact.tree import FileTree, build_tree, wanted_layers
 from modelcsi.errors import FinalError, ModelCsiError, PullPending, TransientError
 from modelcsi.pull.layers import LayerPuller, LayerWork
-from modelcsi.pull.progress import Progress
+from modelcsi.pull.progress import LayerLog, Progress
 from modelcsi.pull.queue import JobQueue
 from modelcsi.pull.resolve import Resolved
 from modelcsi.pull.sources import Sources
@@ -47,6 +47,7 @@ class PullJob:
         self.layers = wanted_layers(resolved.artifact, wish.selection)
         self.view = view_id(self.artifact.digest, wish.selection.key())
         self.progress = Progress(sum(layer.size for layer in self.layers))
+        self.layer_log = LayerLog(len(self.layers))
         self.began_at = time.time()
         self._began = time.monotonic()
         self._store = store
@@ -97,6 +98,11 @@ class PullJob:
         """How long it has run, or ran."""
         with self._changed:
             return self._seconds if self._is_finished else time.monotonic() - self._began
+
+    @property
+    def received(self) -> Mapping[str, int]:
+        """Bytes by the host, of the registry or a mirror, that sent them so far."""
+        return self._sources.received
 
     @property
     def owners(self) -> frozenset[str]:
@@ -210,8 +216,10 @@ class PullJob:
                 except IndexError:
                     return
                 began, error = time.monotonic(), None
+                self.layer_log.begin(layer)
                 try:
                     self._puller.pull(layer, inner)
+                    self.layer_log.end(layer)
                 except Exception as raised:  # noqa: BLE001 - a thread's main: raised again below
                     error = raised
                     errors.append(raised)

@@ -28,7 +28,7 @@ from modelcsi.oci.digest import Digest
 from modelcsi.pull.claims import Claims
 from modelcsi.pull.decode import decode, needs_large_window
 from modelcsi.pull.progress import Progress
-from modelcsi.pull.sources import Sources
+from modelcsi.pull.sources import Sources, SourceStream
 from modelcsi.pull.transfer import Origin, Target, Transfer
 from modelcsi.pull.unpack import Unpacker, has_admitted_members, missing_members, peek
 from modelcsi.pull.window import MemoryBudget
@@ -100,41 +100,53 @@ class LayerPuller:
         Nobody waits for another host: it must deliver the bytes itself in any case. Raises CorruptContent after three
         attempts, UnsupportedArtifact, StoreFull, Stopped, or a registry's final answer.
         """
-        with self._claims.hold((layer.digest, work.sources.host), work.stop):
+        sources = work.sources
+        with self._claims.hold((layer.digest, sources.host), work.stop):
             if not self.holds(layer, work.selection_of(layer)):
                 self._store.collector.begin_writing(layer.digest)
                 try:
                     self._bring(layer, work)
                 finally:
                     self._store.collector.end_writing(layer.digest)
-                self._record_delivery(layer, work.sources)
-                return
+                # What a process before this one received may be all of it, for another repository of this host.
+                if is_told(layer) or sources.shows(layer.descriptor):
+                    self._record_delivery(layer, sources)
+                    return
+                work.progress.take_back(layer.size)
         # What is here stays, by the job's lease: nobody needs to wait for this proof.
-        if self._is_proven(layer, work.sources):
+        if self._is_proven(layer, sources):
             work.progress.add(layer.size, is_downloaded=False)
         else:  # another host delivered it: only a full delivery shows that this one holds it too
-            self._transfer(layer.descriptor, _Nothing(layer.size), work)
-            self._record_delivery(layer, work.sources)
+            self._transfer(layer.descriptor, _Nothing(layer.size), work, origin=_Proving(sources))
+            self._record_delivery(layer, sources)
 
     def _bring(self, layer: Layer, work: LayerWork) -> None:
-        for attempt in range(1, _ATTEMPTS + 1):
+        attempt = 1
+        while True:
             try:
-                if layer.undecided:
-                    self._bring_undecided(layer, work)
-                elif layer.codec.is_tar:
-                    self._bring_tar(layer, work)
-                else:
-                    self._bring_blob(layer, work)
+                return self._bring_as_told(layer, work)
             except CorruptContent as error:
                 discard_ingest(self._store.layout, layer.digest, work.sources.host)
-                if attempt == _ATTEMPTS or work.stop.is_set():
+                if work.stop.is_set():
+                    raise
+                if work.sources.blame_mirrors(layer.digest):  # at most once: from now on the registry alone is asked
+                    logger.warning("a mirror had a part in it, so it is fetched from the registry: %s", error)
+                    continue
+                if attempt == _ATTEMPTS:
                     raise
                 logger.warning("attempt %d: %s", attempt, error)
+                attempt += 1
             except UnsupportedArtifact:
                 discard_ingest(self._store.layout, layer.digest, work.sources.host)
                 raise
-            else:
-                return
+
+    def _bring_as_told(self, layer: Layer, work: LayerWork) -> None:
+        if layer.undecided:
+            self._bring_undecided(layer, work)
+        elif layer.codec.is_tar:
+            self._bring_tar(layer, work)
+        else:
+            self._bring_blob(layer, work)
 
     def _bring_blob(self, layer: Layer, work: LayerWork) -> None:
         ingest = BlobIngest(self._store.layout, layer.digest, layer.size, work.sources.host)
@@ -184,11 +196,17 @@ class LayerPuller:
             self._bring_tar(layer, replace(work, selection=Selection()))
 
     def _transfer(
-        self, descriptor: Descriptor, target: Target, work: LayerWork, unpacker: Unpacker | None = None
+        self,
+        descriptor: Descriptor,
+        target: Target,
+        work: LayerWork,
+        unpacker: Unpacker | None = None,
+        *,
+        origin: Origin | None = None,
     ) -> None:
         inline = b"" if descriptor.size == 0 else descriptor.data
-        origin: Origin = work.sources if inline is None else _Inline(inline)
-        transfer = Transfer(origin, work.progress, self._budget, work.stop)
+        source: Origin = _Inline(inline) if inline is not None else origin or work.sources
+        transfer = Transfer(source, work.progress, self._budget, work.stop)
         transfer.run(
             descriptor, target, None if unpacker is None else lambda pieces: self._unpack(unpacker, pieces, work)
         )
@@ -279,6 +297,16 @@ class _Streamed:
 
     def flush(self) -> None:
         """Nothing is held back."""
+
+
+class _Proving:
+    """A blob from sources whose delivery is a proof."""
+
+    def __init__(self, sources: Sources) -> None:
+        self._sources = sources
+
+    def open_blob(self, descriptor: Descriptor, start: int, end: int | None) -> SourceStream:
+        return self._sources.open_proving(descriptor, start, end)
 
 
 class _Nothing:

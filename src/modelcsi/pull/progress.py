@@ -6,9 +6,11 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
+from modelcsi.artifact.layer import Layer
 from modelcsi.errors import TransientError
+from modelcsi.oci.digest import Digest
 from modelcsi.quantities import format_amounts, format_seconds, format_size
 
 _WINDOW_SECONDS = 10.0
@@ -39,6 +41,45 @@ class ProgressReport:
         eta = "unknown" if self.eta_seconds is None else format_seconds(self.eta_seconds)
         amounts = f"{self.percent}% ({format_amounts(self.done_bytes, self.total_bytes)}"
         return f"{amounts}, {format_size(self.rate)}/s, ETA {eta})"
+
+
+@dataclass(frozen=True, slots=True)
+class LayerMoment:
+    """One layer of a pull: when work on it began and ended, in Unix seconds."""
+
+    digest: str
+    path: str
+    """Of the file that it is; empty for a tar of several."""
+    size_bytes: int
+    began_at: float
+    ended_at: float | None = None
+    """None while it is not complete."""
+
+
+class LayerLog:
+    """Which layers were begun, in that order; any thread."""
+
+    def __init__(self, count: int) -> None:
+        self.count = count
+        """How many there are, begun or not."""
+        self._lock = threading.Lock()
+        self._moments: dict[Digest, LayerMoment] = {}  # under the lock
+
+    def begin(self, layer: Layer) -> None:
+        """Work on the layer begins."""
+        path = layer.path or layer.sole_member_path or ""
+        with self._lock:
+            self._moments[layer.digest] = LayerMoment(str(layer.digest), path, layer.size, time.time())
+
+    def end(self, layer: Layer) -> None:
+        """The layer is complete."""
+        with self._lock:
+            self._moments[layer.digest] = replace(self._moments[layer.digest], ended_at=time.time())
+
+    def moments(self) -> tuple[LayerMoment, ...]:
+        """Of the layers that were begun."""
+        with self._lock:
+            return tuple(self._moments.values())
 
 
 class Progress:

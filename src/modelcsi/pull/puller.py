@@ -204,8 +204,8 @@ class Puller:
         if self.observer is not None:
             self.observer.pull_finished(job, error)
         if error is None:
-            logger.info(
-                "pulled %s (%s), %d bytes downloaded", job.reference, job.artifact.digest, job.progress.downloaded_bytes
-            )
+            sources = ", ".join(f"{size} from {host}" for host, size in sorted(job.received.items()))
+            size = job.progress.downloaded_bytes
+            logger.info("pulled %s (%s), %d bytes downloaded (%s)", job.reference, job.artifact.digest, size, sources)
         elif isinstance(error, ModelCsiError):
             logger.warning("pulling %s ended: %s", job.reference, error)

@@ -7,27 +7,43 @@ Cases, in the order of the code (design: pull policy as Kubernetes has it, proof
 3. the registry is asked with each of the caller's credentials in turn; 401 and 403 move on to the next, and the answer is
    then the first one's. What is here is not fetched again (HEAD) if the same host sent it before; else it must send it,
    since any host can say yes to the digest of another one's private manifest.
+A mirror that checks rights is asked before the registry, and its answer counts as the registry's; its refusal does not. Other
+mirrors only send manifests that the registry named by their digest.
 """
 
 from __future__ import annotations
 
+import logging
 import threading
 from collections import OrderedDict
+from collections.abc import Iterable
 from dataclasses import dataclass, field
+from itertools import chain
 
 from modelcsi.artifact.artifact import Artifact, recognise
 from modelcsi.artifact.selection import Selection
 from modelcsi.deadline import Deadline
-from modelcsi.errors import CorruptContent, Forbidden, ModelCsiError, NotFound, Unauthenticated, UnsupportedArtifact
+from modelcsi.errors import (
+    CorruptContent,
+    Forbidden,
+    ModelCsiError,
+    NotFound,
+    RegistryUnavailable,
+    Unauthenticated,
+    UnsupportedArtifact,
+)
 from modelcsi.oci.digest import Digest
 from modelcsi.oci.manifest import Index, parse_manifest
 from modelcsi.oci.reference import Reference
 from modelcsi.pull.policy import PullPolicy
 from modelcsi.registry.caller import Caller
 from modelcsi.registry.client import Registry, Repository
-from modelcsi.registry.credentials import ANONYMOUS, Credentials, Keychain
+from modelcsi.registry.credentials import ANONYMOUS, Candidates, Credentials, Keychain
 from modelcsi.store.store import Store
 
+logger = logging.getLogger(__name__)
+
+_ABOUT_MIRRORS = "tags and rights are asked of the registry, or of a mirror with x-modelcsi-checks-rights in hosts.toml"
 _CACHED_BYTES = 2 << 20
 """Sum of the manifests whose artifacts are kept in memory: these take several times as much. Most have a few KiB."""
 
@@ -54,6 +70,10 @@ class Resolved:
     artifact: Artifact
     manifest: bytes = field(repr=False)
     repository: Repository
+
+
+_Found = tuple[Repository, Digest, bytes]
+"""Where a manifest is, its digest, its bytes."""
 
 
 class Recogniser:
@@ -113,20 +133,20 @@ class Resolver:
         if found is None and wish.policy is PullPolicy.NEVER:
             raise NotFound(
                 f"{wish.reference} is not on this node, or not for these credentials, and pullPolicy is Never",
-                hint="pull it with another policy first",
+                hint=candidates.explain("pull it with another policy first"),
             )
-        repository, digest, content = found or self._ask(wish, registry, candidates, deadline)
+        accepted, (repository, digest, content) = (
+            (None, found) if found else self._ask(wish, registry, candidates, deadline)
+        )
         try:
             artifact = self._recogniser.recognise(digest, content)
         except UnsupportedArtifact as error:
             raise UnsupportedArtifact(f"{wish.reference}: {error.message}", hint=error.hint) from error
-        if found is None:
-            self._remember(wish, repository, digest)
+        if accepted is not None:
+            self._remember(wish, digest, accepted)
         return Resolved(wish, artifact, content, repository)
 
-    def _from_store(
-        self, wish: Wish, registry: Registry, candidates: tuple[Credentials, ...]
-    ) -> tuple[Repository, Digest, bytes] | None:
+    def _from_store(self, wish: Wish, registry: Registry, candidates: Candidates) -> _Found | None:
         reference, records = wish.reference, self._store.records
         digest = wish.pinned or reference.digest
         if wish.policy is PullPolicy.ALWAYS and wish.pinned is None:
@@ -136,47 +156,73 @@ class Resolver:
         content = None if digest is None else self._store.content.manifest(digest)
         if digest is None or content is None:
             return None
-        for credentials in (*candidates, ANONYMOUS):
+        # What costs nothing first: which credentials were proved does not matter, and a cached volume must not wait for plugins.
+        for credentials in chain(candidates.at_hand(), (ANONYMOUS,), candidates):
             fingerprint = credentials.fingerprint(records.salt)
             if records.has_proof(reference.host, reference.repository, digest, fingerprint):
-                return registry.repository(reference, credentials), digest, content
+                return registry.repository(reference, credentials, wish.caller), digest, content
+        for mirror in registry.mirrors(reference, wish.caller, that_check_rights=True):
+            fingerprint = mirror.credentials.fingerprint(records.salt)
+            if records.has_proof(reference.host, reference.repository, digest, fingerprint):
+                return registry.repository(reference, next(iter(candidates)), wish.caller), digest, content
         return None
 
     def _ask(
-        self, wish: Wish, registry: Registry, candidates: tuple[Credentials, ...], deadline: Deadline
-    ) -> tuple[Repository, Digest, bytes]:
-        reference, pinned = wish.reference, wish.pinned
-        first_refusal: ModelCsiError | None = None
+        self, wish: Wish, registry: Registry, candidates: Candidates, deadline: Deadline
+    ) -> tuple[Credentials, _Found]:
+        """The credentials that were accepted, and for what; the repository is the registry's own in any case."""
+        reference, target = wish.reference, str(wish.pinned or wish.reference.target)
+        for mirror in registry.mirrors(reference, wish.caller, that_check_rights=True):
+            told = self._ask_mirror(mirror, target, deadline)
+            if told is not None:
+                repository = registry.repository(reference, next(iter(candidates)), wish.caller)
+                return mirror.credentials, (repository, *told)
+        first_refusal: Unauthenticated | Forbidden | None = None
         for credentials in candidates:
-            repository = registry.repository(reference, credentials)
+            repository = registry.repository(reference, credentials, wish.caller)
             try:
-                digest, content = self._fetch(repository, str(pinned or reference.target), deadline)
+                return credentials, (repository, *self._fetch(repository, target, deadline))
             except (Unauthenticated, Forbidden) as error:
                 first_refusal = first_refusal or error
-                continue
-            return repository, digest, content
+            except RegistryUnavailable as error:
+                if error.hint or next(iter(repository.mirrors()), None) is None:
+                    raise
+                later = error.retry_after_seconds
+                raise RegistryUnavailable(error.message, hint=_ABOUT_MIRRORS, retry_after_seconds=later) from error
         assert first_refusal is not None, "a keychain names at least one candidate"
-        raise first_refusal
+        hint = candidates.explain(first_refusal.hint)
+        raise type(first_refusal)(first_refusal.message, hint=hint) from first_refusal
 
-    def _remember(self, wish: Wish, repository: Repository, digest: Digest) -> None:
+    def _ask_mirror(self, mirror: Repository, target: str, deadline: Deadline) -> tuple[Digest, bytes] | None:
+        """The manifest from a mirror that checks rights; None: the registry is asked."""
+        if not (mirror.can_pull if ":" in target else mirror.can_resolve):
+            return None
+        try:
+            return self._fetch(mirror, target, deadline)
+        except ModelCsiError as error:
+            logger.debug("passing over the mirror %s: %s", mirror.source, error.message)
+            return None
+
+    def _remember(self, wish: Wish, digest: Digest, accepted: Credentials) -> None:
         """The registry gave what is an artifact: only now, since a login page that answers 200 is not one."""
         reference, records = wish.reference, self._store.records
-        records.put_delivery([digest], repository.host, repository.name)
-        fingerprint = repository.credentials.fingerprint(records.salt)
-        records.put_proof(repository.host, repository.name, digest, fingerprint)
+        records.put_delivery([digest], reference.host, reference.repository)
+        records.put_proof(reference.host, reference.repository, digest, accepted.fingerprint(records.salt))
         if reference.tag and not reference.digest and wish.pinned is None:
-            records.put_tag(repository.host, repository.name, reference.tag, digest)
+            records.put_tag(reference.host, reference.repository, reference.tag, digest)
 
     def _fetch(self, repository: Repository, target: str, deadline: Deadline) -> tuple[Digest, bytes]:
-        """The manifest; a HEAD suffices when the same host sent it before (Docker Hub counts GETs only)."""
+        """The manifest; a HEAD suffices when the same host sent it before, or a mirror does (Docker Hub counts GETs only)."""
         if ":" in target:
             may_be_here = self._sent_before(repository, Digest.parse(target)) is not None
         else:
             may_be_here = self._store.records.knows_repository(repository.host, repository.name)
-        told = repository.check(target, deadline) if may_be_here else None
-        content = self._sent_before(repository, told) if told is not None else None
-        if told is not None and content is not None:
-            return told, content
+        mirrors = () if may_be_here else tuple(repository.mirrors())
+        told = repository.check(target, deadline) if may_be_here or mirrors else None
+        if told is not None:
+            content = self._sent_before(repository, told) or _sent_by(mirrors or repository.mirrors(), told, deadline)
+            if content is not None:
+                return told, content
         resolved = repository.resolve(target, deadline)
         return resolved.digest, resolved.content
 
@@ -184,6 +230,18 @@ class Resolver:
         """The manifest that is here, if it came from the repository's host."""
         is_from_there = self._store.records.came_from(digest, repository.host)
         return self._store.content.manifest(digest) if is_from_there else None
+
+
+def _sent_by(mirrors: Iterable[Repository], digest: Digest, deadline: Deadline) -> bytes | None:
+    """The manifest from the first mirror that has it, with this digest."""
+    for mirror in mirrors:
+        if not mirror.can_pull:
+            continue
+        try:
+            return mirror.resolve(str(digest), deadline).content
+        except ModelCsiError as error:
+            logger.debug("passing over the mirror %s: %s", mirror.source, error.message)
+    return None
 
 
 def _recognise(digest: Digest, content: bytes) -> Artifact:

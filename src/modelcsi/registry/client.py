@@ -1,15 +1,16 @@
 """Pulling from a repository: resolve a tag, check a permission, read blobs.
 
 What is asked of manifests is asked again a few times within the caller's deadline. Blobs are not: whoever collects one
-knows what arrived, and goes on from there.
+knows what arrived, and goes on from there. Neither is a mirror: the registry itself is the second attempt.
 """
 
 from __future__ import annotations
 
 import random
 import time
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import TypeVar
 from urllib.parse import quote
 
@@ -21,12 +22,15 @@ from modelcsi.oci.manifest import ACCEPTED_TYPES, MAX_MANIFEST_BYTES
 from modelcsi.oci.reference import Reference
 from modelcsi.registry.answers import read_bounded
 from modelcsi.registry.blob import BlobStream, Span, content_length, is_first_byte, open_stream, unsatisfied_range
+from modelcsi.registry.caller import Caller
+from modelcsi.registry.credentials import Keychain
 from modelcsi.registry.docker_config import Credentials
 from modelcsi.registry.exchange import Exchange, Question
-from modelcsi.registry.hosts import Hosts
+from modelcsi.registry.hosts import Hosts, Mirror
+from modelcsi.registry.mirrors import MirrorHealth, MirrorRules, MirrorStream
 from modelcsi.registry.redirects import Answer
 from modelcsi.registry.tokens import Access
-from modelcsi.registry.transport import Transport
+from modelcsi.registry.transport import Timeouts, Transport
 
 __all__ = ["BlobStream", "Registry", "Repository", "ResolvedManifest"]
 
@@ -55,41 +59,110 @@ class ResolvedManifest:
 class Registry:
     """The client of all registries of this process; connections and tokens are shared, and never across credentials."""
 
-    def __init__(self, transport: Transport, hosts: Hosts, *, clock: Callable[[], float] = time.monotonic) -> None:
-        """`clock` tells when tokens expire."""
+    def __init__(
+        self,
+        transport: Transport,
+        hosts: Hosts,
+        keychain: Keychain | None = None,
+        *,
+        mirror_rules: MirrorRules | None = None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        """`keychain` has the credentials for mirrors, none without it; `clock` tells when tokens expire."""
+        self._hosts = hosts
+        self._keychain = keychain or Keychain(None)
         self._exchange = Exchange(transport, hosts, clock)
+        self._health = MirrorHealth(mirror_rules)
 
-    def repository(self, reference: Reference, credentials: Credentials) -> Repository:
-        """The repository of `reference`, as `credentials` see it. Asks nothing yet."""
-        return Repository(self._exchange, reference, credentials)
+    def repository(self, reference: Reference, credentials: Credentials, caller: Caller | None = None) -> Repository:
+        """The repository of `reference`, as `credentials` see it; `caller` is whose they are, for mirrors. Asks nothing yet."""
+        mirrors = partial(self.mirrors, reference, caller or Caller())
+        return Repository(self._exchange, reference, credentials, mirrors=mirrors)
+
+    def mirrors(self, reference: Reference, caller: Caller, *, that_check_rights: bool = False) -> Iterator[Repository]:
+        """The same repository in its mirrors, or only in such, best first, once for each of the credentials that go there.
+
+        The caller's own, and only those that he brought for the mirror's host, go to mirrors that check rights. The others
+        get the node's: what they answer proves nothing, so that nobody gains by them.
+        """
+        for mirror in self._hosts.mirrors(reference.host):
+            if that_check_rights and not mirror.checks_rights:
+                continue
+            there = replace(reference, host=mirror.endpoint.host)
+            keychain = self._keychain
+            found = keychain.candidates(there, caller) if mirror.checks_rights else keychain.of_node(there)
+            for credentials in found:
+                yield Repository(self._exchange, reference, credentials, (mirror, self._health))
 
 
 class Repository:
-    """One repository through one set of credentials; threads may share it."""
+    """One repository through one set of credentials, at the registry itself or at a mirror; threads may share it."""
 
-    def __init__(self, exchange: Exchange, reference: Reference, credentials: Credentials) -> None:
+    def __init__(
+        self,
+        exchange: Exchange,
+        reference: Reference,
+        credentials: Credentials,
+        mirror: tuple[Mirror, MirrorHealth] | None = None,
+        mirrors: Callable[[], Iterable[Repository]] = tuple,
+    ) -> None:
         self.host = reference.host
         self.name = reference.repository
         self.credentials = credentials
+        self.mirrors = mirrors
+        """Where else its content is: reads the configuration."""
         self._exchange = exchange
-        self._access = Access(reference.host, reference.repository, credentials)
+        self._mirror = mirror
+        endpoint = mirror[0].endpoint if mirror else None
+        self._timeouts = mirror[1].rules.timeouts if mirror else Timeouts()
+        self._access = Access(reference.host, reference.repository, credentials, endpoint)
 
     def __repr__(self) -> str:
-        return f"<Repository {self._access.name} {self.credentials.shown}>"
+        where = f" at {self.source}" if self._mirror else ""
+        return f"<Repository {self._access.name}{where} {self.credentials.shown}>"
+
+    @property
+    def source(self) -> str:
+        """The host that is asked."""
+        return self._access.asked
+
+    @property
+    def checks_rights(self) -> bool:
+        """Whether an answer proves that these credentials may have it."""
+        return self._mirror is None or self._mirror[0].checks_rights
+
+    @property
+    def can_pull(self) -> bool:
+        """Whether it serves content by digest."""
+        return self._mirror is None or self._mirror[0].can_pull
+
+    @property
+    def can_resolve(self) -> bool:
+        """Whether it tells what a tag means."""
+        return self._mirror is None or self._mirror[0].can_resolve
+
+    def blame(self, digest: Digest) -> None:
+        """It is a mirror that had a part in bytes which do not match."""
+        if self._mirror is not None:
+            self._mirror[1].blame(self._mirror[0].endpoint.url, self.source, digest)
+
+    def is_blamed(self, digest: Digest) -> bool:
+        """Whether it had, lately."""
+        return self._mirror is not None and self._mirror[1].is_blamed(self._mirror[0].endpoint.url, digest)
 
     def resolve(self, target: str, deadline: Deadline) -> ResolvedManifest:
         """The manifest or index that a tag or digest names; its bytes have the digest it says.
 
         Raises NotFound, Unauthenticated, Forbidden, RegistryUnavailable, CorruptContent, UnsupportedArtifact (too large).
         """
-        return _retried(deadline, lambda: self._resolve(target, deadline))
+        return self._asked(deadline, lambda limit: self._resolve(target, limit))
 
     def check(self, target: str, deadline: Deadline) -> Digest | None:
         """The digest of `target` as the registry itself tells it to these credentials without sending it (HEAD); None: ask `resolve`.
 
         It is told, not shown: whoever has not sent this manifest before may say so of any. Raises as `resolve` does.
         """
-        return _retried(deadline, lambda: self._check(target, deadline))
+        return self._asked(deadline, lambda limit: self._check(target, limit))
 
     def has_blob(self, descriptor: Descriptor, deadline: Deadline) -> bool:
         """Whether these credentials may read this blob in this repository, proved by an answer for the blob itself.
@@ -97,20 +170,38 @@ class Repository:
         An answer with another length is of something else: a login page answers 200 too. Raises Unauthenticated, Forbidden,
         RegistryUnavailable.
         """
-        return descriptor.digest == EMPTY_BLOB or _retried(deadline, lambda: self._has_blob(descriptor, deadline))
+        if descriptor.digest == EMPTY_BLOB:
+            return True
+        return self._asked(deadline, lambda limit: self._has_blob(descriptor, limit))
 
-    def open_blob(self, descriptor: Descriptor, start: int = 0, end: int | None = None) -> BlobStream:
+    def open_blob(self, descriptor: Descriptor, start: int = 0, end: int | None = None) -> BlobStream | MirrorStream:
         """The bytes from `start` to `end` (exclusive; None: the end of the blob). One attempt; the caller goes on after a failure.
 
         Raises NotFound, Unauthenticated, Forbidden, RegistryUnavailable, CorruptContent (another length than the descriptor's).
         """
+        if self._mirror is None:
+            return self._open_blob(descriptor, start, end, Deadline.never())
+        mirror, health = self._mirror
+        deadline = Deadline.after(health.rules.answer_seconds)
+        where = (mirror.endpoint.url, self.source)
+        stream = health.ask(*where, lambda: self._open_blob(descriptor, start, end, deadline))
+        return MirrorStream(stream, health, *where)
+
+    def _asked(self, deadline: Deadline, operation: Callable[[Deadline], _Result]) -> _Result:
+        if self._mirror is None:
+            return _retried(deadline, lambda: operation(deadline))
+        mirror, health = self._mirror
+        limit = Deadline.after(deadline.within(health.rules.answer_seconds))
+        return health.ask(mirror.endpoint.url, self.source, lambda: operation(limit))
+
+    def _open_blob(self, descriptor: Descriptor, start: int, end: int | None, deadline: Deadline) -> BlobStream:
         what = self._blob(descriptor.digest)
         span = Span(what, start, descriptor.size if end is None else end, descriptor.size)
         if span.start == span.end:
             return BlobStream(None, span, is_range=True)
         range_asked = start > 0 or end is not None
         headers = {"Range": f"bytes={span.start}-{span.end - 1}"} if range_asked else {}
-        question = Question("GET", f"blobs/{descriptor.digest}", what, headers)
+        question = Question("GET", f"blobs/{descriptor.digest}", what, headers, deadline, self._timeouts)
         answer = self._exchange.ask(self._access, question)
         status = answer.response.status
         if status == 200 or (status == 206 and range_asked):
@@ -174,13 +265,14 @@ class Repository:
 
     def _ask_manifest(self, method: str, target: str, deadline: Deadline) -> tuple[Question, Answer]:
         shown = f"{self._access.name}{'@' if ':' in target else ':'}{target}"
-        question = Question(method, f"manifests/{quote(target, safe=':')}", shown, {"Accept": _ACCEPT}, deadline)
+        path = f"manifests/{quote(target, safe=':')}"
+        question = Question(method, path, shown, {"Accept": _ACCEPT}, deadline, self._timeouts)
         return question, self._exchange.ask(self._access, question)
 
     def _ask_blob(
         self, method: str, digest: Digest, headers: Mapping[str, str], deadline: Deadline
     ) -> tuple[Question, Answer]:
-        question = Question(method, f"blobs/{digest}", self._blob(digest), headers, deadline)
+        question = Question(method, f"blobs/{digest}", self._blob(digest), headers, deadline, self._timeouts)
         return question, self._exchange.ask(self._access, question)
 
     def _blob(self, digest: Digest) -> str:

@@ -1,177 +1,192 @@
-"""Where credentials come from, in the order of design decision D10, as far as they need no Kubernetes API.
+"""Where credentials come from, in the order of design decision D10: the keychain puts the sources in a row.
 
-Nothing is kept: cloud registries hand out tokens of minutes, so files are read and helpers asked at each attempt.
+Each source has its own module. What is nobody's for sure (a pod that the request could have made up) opens no source that
+depends on it.
 """
 
 from __future__ import annotations
 
-import contextlib
 import logging
-import os
-import re
-import signal
-import subprocess
-import threading
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
-from typing import Any
 
+from modelcsi.config.model import ServiceAccountToken
+from modelcsi.config.providers import CredentialProvider
 from modelcsi.errors import InvalidRequest
-from modelcsi.oci.reference import DOCKER_HUB, Reference
-from modelcsi.registry.caller import Caller
-from modelcsi.registry.docker_config import ANONYMOUS, HUB_SERVER, Credentials, matching, normalise, parse_json
+from modelcsi.oci.reference import Reference
+from modelcsi.registry.caller import Caller, PullSecrets
+from modelcsi.registry.candidates import Candidates, Source
+from modelcsi.registry.docker_config import ANONYMOUS, Credentials, matching, parse_json
+from modelcsi.registry.node_access import FORGEABLE, NodeAccess
+from modelcsi.registry.node_config import NodeConfig
+from modelcsi.registry.notices import Notices
+from modelcsi.registry.providers import Providers
+from modelcsi.registry.service_accounts import of_service_account
 
-__all__ = ["ANONYMOUS", "Credentials", "Keychain"]
+__all__ = ["ANONYMOUS", "Candidates", "Credentials", "Keychain", "Sources"]
 
 logger = logging.getLogger(__name__)
 
 _REQUEST_SOURCE = "the request's secret"
-_NODE_SOURCE = "the node's docker config"
+_PULL_SECRETS_SOURCE = "the pod's imagePullSecrets"
 _HELPER_SECONDS = 20.0
-_HELPER_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
-_IDENTITY_USER = "<token>"
 _HOW_TO_CREATE = "create it with `kubectl create secret docker-registry`"
 
 
+@dataclass(frozen=True, slots=True)
+class Sources:
+    """What a keychain asks beside the request's secret and the node's docker config."""
+
+    pull_secrets: PullSecrets | None = None
+    tokens: tuple[ServiceAccountToken, ...] = ()
+    """The registries that take service-account tokens."""
+    providers: Providers | None = None
+    node_access: NodeAccess = field(default_factory=NodeAccess)
+    has_pod_info: Callable[[], bool | None] = lambda: None
+    """Whether kubelet vouches for the pod that a request names (podInfoOnMount); None: not known."""
+
+
 class Keychain:
-    """The credentials for a reference: of the request, else of the node."""
+    """The credentials for a reference; any thread."""
 
-    def __init__(self, docker_config_dir: Path | None, *, helper_seconds: float = _HELPER_SECONDS) -> None:
+    def __init__(
+        self,
+        docker_config_dir: Path | None,
+        sources: Sources | None = None,
+        *,
+        helper_seconds: float = _HELPER_SECONDS,
+    ) -> None:
         """`docker_config_dir` holds the node's config.json; `helper_seconds` is how long a credential helper may take."""
-        self._lock = threading.Lock()  # guards _reported
-        self._reported: set[str] = set()
-        self._path = docker_config_dir / "config.json" if docker_config_dir else None
-        self._helper_seconds = helper_seconds
+        self._node = NodeConfig(docker_config_dir, helper_seconds)
+        self._sources = sources or Sources()
+        self._notices = Notices(logger)
 
-    def candidates(self, reference: Reference, caller: Caller) -> tuple[Credentials, ...]:
-        """What to try, in this order; never empty. A secret that names the registry excludes everything behind it.
+    def candidates(self, reference: Reference, caller: Caller) -> Candidates:
+        """What to try, in this order; never empty. A secret of the request that names the registry excludes everything behind it.
 
-        Runs a credential helper where the node's docker config names one. Raises InvalidRequest for an unusable secret.
+        Raises InvalidRequest for an unusable secret of the request.
         """
-        return _of_request(reference, caller.secrets) or self._of_node(reference) or (ANONYMOUS,)
+        own = _of_secret(caller.secrets, reference, _REQUEST_SOURCE)
+        wanted = _Wanted(reference, caller, [])
+        if own:
+            return Candidates((Source(lambda: own, is_at_hand=True),), wanted.remarks)
+        sources = (
+            Source(partial(self._of_pull_secrets, wanted)),
+            Source(partial(of_service_account, self._sources.tokens, reference, caller), is_at_hand=True),
+            *self._of_node(wanted),
+        )
+        return Candidates(sources, wanted.remarks)
+
+    def of_node(self, reference: Reference) -> Candidates:
+        """The node's own, and none, whoever asks: for mirrors that only carry what was proved elsewhere; nobody gains by them."""
+        wanted = _Wanted(reference, Caller(), [], is_of_node=True)
+        return Candidates(self._of_node(wanted), wanted.remarks)
 
     def scheme(self, host: str) -> str | None:
         """`serverscheme` (http or https) of the node's docker config for `host` with its port; None when it does not say."""
-        auths = self._read().get("auths")
-        for key, entry in auths.items() if isinstance(auths, dict) else ():
-            if normalise(key) == normalise(host) and isinstance(entry, dict):
-                scheme = str(entry.get("serverscheme") or "").lower()
-                if scheme in {"http", "https"}:
-                    return scheme
-        return None
+        return self._node.scheme(host)
 
-    def _of_node(self, reference: Reference) -> tuple[Credentials, ...]:
-        config = self._read()
+    def _of_node(self, wanted: _Wanted) -> tuple[Source, ...]:
+        providers = self._sources.providers
+        plugins: tuple[Source, ...] = ()
+        if providers is not None:
+            plugins = tuple(
+                Source(partial(self._of_provider, providers, provider, wanted))
+                for provider in providers.for_reference(wanted.reference)
+            )
+        return (
+            *plugins,
+            Source(partial(self._of_helper, wanted)),
+            Source(partial(self._of_config, wanted), is_at_hand=True),
+            Source(lambda: (ANONYMOUS,)),
+        )
+
+    def _of_pull_secrets(self, wanted: _Wanted) -> tuple[Credentials, ...]:
+        pull_secrets, pod = self._sources.pull_secrets, wanted.caller.pod
+        if pull_secrets is None or pod is None:
+            return ()
+        if self._sources.has_pod_info() is not True:  # else a pod would use the secrets of the one that it names
+            self._remark(wanted, f"{_PULL_SECRETS_SOURCE} are not used: {FORGEABLE}")
+            return ()
+        found: tuple[Credentials, ...] = ()
+        for secret in pull_secrets.secrets_of(pod):
+            try:
+                found += _of_secret(secret, wanted.reference, _PULL_SECRETS_SOURCE)
+            except InvalidRequest as error:  # one of them is for another registry, maybe
+                self._remark(wanted, f"one of {_PULL_SECRETS_SOURCE} cannot be used: {error.message}")
+        return found
+
+    def _of_provider(
+        self, providers: Providers, provider: CredentialProvider, wanted: _Wanted
+    ) -> tuple[Credentials, ...]:
+        attributes = provider.token_attributes
+        token = wanted.caller.tokens.get(attributes.audience, "") if attributes else ""
+        if attributes and attributes.is_required and not token:
+            self._remark(
+                wanted,
+                f"the credential provider {provider.name} needs a service-account token for {attributes.audience!r}, "
+                "which kubelet did not send: is it in the CSIDriver object's tokenRequests?",
+            )
+            return ()
+        if not token and not self._may_use_node(wanted):
+            return ()
         try:
-            stored = matching(config.get("auths"), reference, _NODE_SOURCE)
+            return providers.ask(provider, wanted.reference, token)
         except InvalidRequest as error:
-            # Not the request's fault, and a public model needs none of it.
-            self._warn_once(error.message)
-            stored = ()
-        helper = _helper_for(config, reference.host)
-        helped = self._ask_helper(helper, reference.host) if helper else None
-        return stored if helped is None else (helped, *stored)
+            self._remark(wanted, error.message)
+            return ()
 
-    def _read(self) -> Mapping[str, Any]:
-        if self._path is None:
-            return {}
-        try:
-            return parse_json(self._path.read_bytes(), str(self._path))
-        except FileNotFoundError:
-            return {}
-        except OSError as error:
-            self._warn_once(f"{self._path} cannot be read: {error.strerror}")
-        except InvalidRequest as error:
-            self._warn_once(error.message)
-        return {}
+    def _of_helper(self, wanted: _Wanted) -> tuple[Credentials, ...]:
+        host = wanted.reference.host
+        helper = self._node.helper(host)
+        return self._node.ask(helper, host) if helper and self._may_use_node(wanted) else ()
 
-    def _ask_helper(self, name: str, host: str) -> Credentials | None:
-        program = f"docker-credential-{name}"
-        if not _HELPER_NAME.fullmatch(name):
-            self._warn_once(f"{self._path} names a credential helper that cannot exist")
-            return None
-        server = HUB_SERVER if host == DOCKER_HUB else host
-        try:
-            output = _run(program, server, self._helper_seconds)
-            return _parse_helper_output(output, program)
-        except FileNotFoundError:
-            self._warn_once(
-                f"the credential helper {program} is not installed where the driver runs; going on without it"
-            )
-        except subprocess.TimeoutExpired:
-            logger.warning(
-                "the credential helper %s did not answer within %g s for %s", program, self._helper_seconds, host
-            )
-        except subprocess.CalledProcessError as error:  # "credentials not found" too: what it prints may be a secret
-            logger.debug(
-                "the credential helper %s has nothing for %s (exit status %d)", program, host, error.returncode
-            )
-        except (OSError, InvalidRequest) as error:
-            self._warn_once(f"the credential helper {program} cannot be used: {error}")
-        return None
+    def _of_config(self, wanted: _Wanted) -> tuple[Credentials, ...]:
+        stored = self._node.stored(wanted.reference)
+        return stored if stored and self._may_use_node(wanted) else ()
 
-    def _warn_once(self, text: str) -> None:
-        with self._lock:
-            if text in self._reported:
-                return
-            self._reported.add(text)
-        logger.warning("%s", text)
+    def _may_use_node(self, wanted: _Wanted) -> bool:
+        if wanted.is_of_node:
+            return True
+        sources = self._sources
+        refusal = sources.node_access.refusal(wanted.reference, wanted.caller.pod, sources.has_pod_info)
+        if refusal:
+            self._remark(wanted, refusal)
+        return not refusal
+
+    def _remark(self, wanted: _Wanted, text: str) -> None:
+        """Say it to whoever operates the node, and to the caller if the registry refuses the rest."""
+        wanted.remarks.append(text)
+        self._notices.warn_once(text)
 
 
-def _of_request(reference: Reference, secrets: Mapping[str, str]) -> tuple[Credentials, ...]:
-    if not secrets:
+@dataclass(frozen=True, slots=True)
+class _Wanted:
+    """One question to the keychain."""
+
+    reference: Reference
+    caller: Caller
+    remarks: list[str]
+    is_of_node: bool = False
+    """The driver asks for itself."""
+
+
+def _of_secret(secret: Mapping[str, str], reference: Reference, source: str) -> tuple[Credentials, ...]:
+    """What a Kubernetes secret holds for the repository. Raises InvalidRequest, without its content."""
+    if not secret:
         return ()
-    modern, old = secrets.get(".dockerconfigjson"), secrets.get(".dockercfg")
+    modern, old = secret.get(".dockerconfigjson"), secret.get(".dockercfg")
     if modern is None and old is None:
         raise InvalidRequest(
-            f"the secret has the keys {', '.join(sorted(secrets))[:200]} and neither .dockerconfigjson nor .dockercfg",
+            f"the secret has the keys {', '.join(sorted(secret))[:200]} and neither .dockerconfigjson nor .dockercfg",
             hint=_HOW_TO_CREATE,
         )
     found: tuple[Credentials, ...] = ()
     if modern is not None:
         document = parse_json(modern, ".dockerconfigjson of the secret", hint=_HOW_TO_CREATE)
-        found += matching(document.get("auths"), reference, _REQUEST_SOURCE)
+        found += matching(document.get("auths"), reference, source)
     if old is not None:
-        found += matching(parse_json(old, ".dockercfg of the secret", hint=_HOW_TO_CREATE), reference, _REQUEST_SOURCE)
+        found += matching(parse_json(old, ".dockercfg of the secret", hint=_HOW_TO_CREATE), reference, source)
     return found
-
-
-def _helper_for(config: Mapping[str, Any], host: str) -> str | None:
-    """Docker's rule: the helper of this host, else the store of all."""
-    helpers = config.get("credHelpers")
-    for key, name in helpers.items() if isinstance(helpers, dict) else ():
-        if normalise(key) == normalise(host) and isinstance(name, str):
-            return name or None
-    store = config.get("credsStore")
-    return store if isinstance(store, str) and store else None
-
-
-def _run(program: str, server: str, seconds: float) -> bytes:
-    """The output of `docker-credential-x get`; a helper that takes too long is killed with all its children."""
-    with subprocess.Popen(  # the program's name was checked and there is no shell
-        [program, "get"],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.DEVNULL,
-        start_new_session=True,
-    ) as process:
-        try:
-            output, _ = process.communicate(server.encode(), timeout=seconds)
-        except BaseException:
-            with contextlib.suppress(ProcessLookupError):
-                os.killpg(process.pid, signal.SIGKILL)
-            raise
-    if process.returncode:
-        raise subprocess.CalledProcessError(process.returncode, program)
-    return output
-
-
-def _parse_helper_output(output: bytes, program: str) -> Credentials:
-    answer = parse_json(output, f"the answer of {program}")
-    username, secret = answer.get("Username"), answer.get("Secret")
-    if not isinstance(username, str) or not isinstance(secret, str) or not secret:
-        raise InvalidRequest(f"the answer of {program} has no Username and Secret")
-    source = f"the credential helper {program}"
-    if username == _IDENTITY_USER:
-        return Credentials(identity_token=secret.strip(), source=source)
-    return Credentials(username, secret, source=source)

@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import base64
 import binascii
-import fnmatch
 import hashlib
 import hmac
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -21,7 +21,10 @@ from modelcsi.oci.reference import DOCKER_HUB, Reference
 
 HUB_SERVER = "https://index.docker.io/v1/"
 """What Docker calls its hub in config files and towards helpers."""
-_HUB_NAMES = frozenset({DOCKER_HUB, "index.docker.io", "registry-1.docker.io"})
+HUB_NAMES = frozenset({DOCKER_HUB, "index.docker.io", "registry-1.docker.io"})
+
+_GLOB = re.compile(r"\[\^?[\w-]+\]|[*?]|[\w:%.-]")
+"""The pieces of a glob on one label of a host's name, or on an IPv6 address."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,6 +39,9 @@ class Credentials:
     """An access token (`registrytoken`): sent as Bearer as it is."""
     source: str = "anonymous"
     """For messages: "the request's secret"."""
+    identity: str = field(default="", repr=False)
+    """Whom these stand for, where somebody vouches for it and the secrets change by themselves: a service account. Empty: the
+    secrets themselves are the identity."""
 
     def __post_init__(self) -> None:
         # A token goes into a header as it is; http.client would refuse a bad one with its value in the message.
@@ -61,10 +67,11 @@ class Credentials:
         return "Basic " + base64.b64encode(f"{self.username}:{self.password}".encode()).decode("ascii")
 
     def fingerprint(self, salt: bytes) -> str:
-        """What may be written down instead of them: equal for equal secrets, useless without the salt and a good guess."""
+        """What may be written down instead of them: equal for equal identities, useless without the salt and a good guess."""
         if self.is_anonymous:
             return "anonymous"
-        parts = (self.username, self.password, self.identity_token, self.registry_token)
+        secrets = (self.username, self.password, self.identity_token, self.registry_token)
+        parts = ("identity", self.identity) if self.identity else secrets
         return hmac.new(salt, json.dumps(parts).encode(), hashlib.sha256).hexdigest()
 
     def redact(self, text: str) -> str:
@@ -99,7 +106,7 @@ def matching(auths: object, reference: Reference, source: str) -> tuple[Credenti
         return ()
     if not isinstance(auths, Mapping):
         raise InvalidRequest(f"the auths of {source} are not a JSON object")
-    fitting = sorted(((normalise(key), key) for key in auths if _fits(normalise(key), reference)), reverse=True)
+    fitting = sorted(((normalise(key), key) for key in auths if fits(normalise(key), reference)), reverse=True)
     found = (_parse_entry(auths[key], source) for _, key in fitting)
     return tuple(dict.fromkeys(credentials for credentials in found if not credentials.is_anonymous))
 
@@ -115,21 +122,34 @@ def normalise(key: str) -> str:
             path = path[len(version) + 1 :]
             break
     host = host.lower()
-    host = DOCKER_HUB if host in _HUB_NAMES else host
+    host = DOCKER_HUB if host in HUB_NAMES else host
     return f"{host}/{path}" if path else host
 
 
-def _fits(key: str, reference: Reference) -> bool:
-    """kubelet's URLsMatch: equal ports, a glob per label of the host, and the path as a prefix."""
+def fits(key: str, reference: Reference) -> bool:
+    """kubelet's URLsMatch: equal ports, a glob per label of the host, and the path as a prefix, wherever that ends."""
     host, _, path = key.partition("/")
     wanted_labels, wanted_port = _labels_and_port(reference.host.lower())
     labels, port = _labels_and_port(host)
     return (
         port == wanted_port
         and len(labels) == len(wanted_labels)
-        and all(fnmatch.fnmatchcase(wanted, label) for wanted, label in zip(wanted_labels, labels, strict=True))
+        and all(_matches(label, wanted) for wanted, label in zip(wanted_labels, labels, strict=True))
         and reference.repository.startswith(path)
     )
+
+
+def _matches(pattern: str, label: str) -> bool:
+    """Go's filepath.Match, which negates a class by ^; a pattern that cannot be in a host's name matches nothing."""
+    pieces = _GLOB.findall(pattern)
+    if "".join(pieces) != pattern:
+        return False
+    wildcards = {"*": ".*", "?": "."}
+    translated = (wildcards.get(piece) or (piece if piece.startswith("[") else re.escape(piece)) for piece in pieces)
+    try:
+        return re.fullmatch("".join(translated), label) is not None
+    except re.error:  # a range from z to a
+        return False
 
 
 def _labels_and_port(host: str) -> tuple[list[str], str]:

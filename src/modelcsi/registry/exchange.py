@@ -9,6 +9,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from urllib.parse import urlencode
 
 from modelcsi.deadline import Deadline
 from modelcsi.errors import ModelCsiError, RegistryUnavailable, Unauthenticated
@@ -18,7 +19,7 @@ from modelcsi.registry.challenge import parse_challenges
 from modelcsi.registry.hosts import Endpoint, Hosts
 from modelcsi.registry.redirects import Answer, follow
 from modelcsi.registry.tokens import Access, Authorizer
-from modelcsi.registry.transport import CONNECT_SECONDS, STALL_SECONDS, Request, Timeouts, Transport
+from modelcsi.registry.transport import Request, Timeouts, Transport
 
 # A plain server may wait for more of the ClientHello, which it takes for a line. On loopback a TLS server answers in
 # milliseconds.
@@ -38,6 +39,8 @@ class Question:
     """For messages: the reference, or the blob and its repository."""
     headers: Mapping[str, str] = field(default_factory=dict)
     deadline: Deadline = Deadline.never()
+    """For the answer's head; a blob may take longer."""
+    timeouts: Timeouts = Timeouts()
 
 
 class Exchange:
@@ -69,7 +72,7 @@ class Exchange:
         if not answer.is_foreign:
             return failure(answer.response, Subject(question.what, answer.host, access.credentials), detail)
         # The registry did admit these credentials, and they were not sent on: what the other host refuses is the redirect.
-        text = f"{access.host} redirects {question.what} to {answer.host}, which answers {status}"
+        text = f"{access.asked} redirects {question.what} to {answer.host}, which answers {status}"
         if status == 401:
             return Unauthenticated(text, hint="no credentials are sent to the target of a redirect")
         if status in {403, 404}:
@@ -102,7 +105,9 @@ class Exchange:
             raise
 
     def _send(self, access: Access, question: Question, authorization: str) -> tuple[Endpoint, Answer]:
-        endpoint = self._hosts.endpoints(access.host)[0]
+        if access.mirror is not None:
+            return access.mirror, self._send_to(access.mirror, access, question, authorization)
+        endpoint = self._hosts.origin(access.host)
         try:
             return endpoint, self._send_to(endpoint, access, question, authorization)
         except NotTls:
@@ -112,7 +117,7 @@ class Exchange:
         except RegistryUnavailable:
             self._hosts.forget(access.host)
             raise
-        endpoint = self._hosts.endpoints(access.host)[0]
+        endpoint = self._hosts.origin(access.host)
         try:
             return endpoint, self._send_to(endpoint, access, question, authorization)
         except RegistryUnavailable:
@@ -123,15 +128,17 @@ class Exchange:
         deadline = question.deadline
         if deadline.is_over():
             raise RegistryUnavailable(f"no time was left to ask {endpoint.host}")
-        headers = dict(question.headers)
+        headers = {**dict(endpoint.headers), **question.headers}
         if authorization:
             headers["Authorization"] = authorization
-        connect_seconds = PLAIN_PROBE_SECONDS if endpoint.may_be_plain else CONNECT_SECONDS
+        patience = question.timeouts
+        connect_seconds = PLAIN_PROBE_SECONDS if endpoint.may_be_plain else patience.connect_seconds
+        namespace = f"?{urlencode({'ns': endpoint.namespace})}" if endpoint.namespace else ""
         request = Request(
             question.method,
-            f"{endpoint.url}/{access.repository}/{question.path}",
+            f"{endpoint.url}/{access.repository}/{question.path}{namespace}",
             headers,
             tls=endpoint.tls,
-            timeouts=Timeouts(deadline.within(connect_seconds), deadline.within(STALL_SECONDS)),
+            timeouts=Timeouts(deadline.within(connect_seconds), deadline.within(patience.stall_seconds)),
         )
         return follow(self._transport, self._hosts, endpoint, request)

@@ -1,29 +1,27 @@
-"""Which endpoints serve a registry's host, and how: scheme, TLS settings, path.
+"""Which endpoints serve a registry's host, and how: scheme, TLS settings, path, headers.
 
-The node's administrator decides, by containerd's hosts.toml (docs/hosts.md there) or by `serverscheme` in the docker config;
-a pod never does. Files are read again at each question. The mirrors that a hosts.toml names are not used yet: `endpoints`
-returns a tuple so that they become its first elements.
+The node's administrator decides, by containerd's hosts.toml (`hosts_toml.py`) or by `serverscheme` in the docker config; a pod
+never does. Files are read again at each question.
 """
 
 from __future__ import annotations
 
 import logging
 import threading
-import tomllib
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 from urllib.parse import urlsplit
 
-from modelcsi.errors import InvalidRequest
 from modelcsi.oci.reference import DOCKER_HUB
+from modelcsi.registry.hosts_toml import HostsFile, NamedHost, Server, read_hosts
 from modelcsi.registry.proxies import is_loopback
 from modelcsi.registry.tls import TlsSettings
 
 logger = logging.getLogger(__name__)
 
 _HUB_HOST = "registry-1.docker.io"
+_DEFAULT_DIRECTORY = "_default"
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,11 +33,28 @@ class Endpoint:
     tls: TlsSettings = TlsSettings()
     may_be_plain: bool = False
     """Loopback of which nobody said how it speaks: when it does not answer as a TLS server, plain HTTP is right."""
+    namespace: str = ""
+    """The registry that a server of another name is asked for, as containerd tells it (`ns=`); empty where it is the same."""
+    headers: tuple[tuple[str, str], ...] = field(default=(), repr=False)
+    """Sent to this server and to nobody it redirects to."""
 
     @property
     def host(self) -> str:
         """Host and port, for messages."""
         return urlsplit(self.url).netloc
+
+
+@dataclass(frozen=True, slots=True)
+class Mirror:
+    """A server beside the registry itself."""
+
+    endpoint: Endpoint
+    can_pull: bool = True
+    """It serves content by digest."""
+    can_resolve: bool = True
+    """It tells what a tag means; it is asked only if it checks rights as well."""
+    checks_rights: bool = False
+    """The admin says that it gives a caller what the registry would give to that caller, and nothing else."""
 
 
 class Hosts:
@@ -53,27 +68,39 @@ class Hosts:
         self._scheme = scheme
         self._directory = directory
 
-    def endpoints(self, host: str) -> tuple[Endpoint, ...]:
-        """Where to ask for the content of `host`, best first; never empty.
+    def origin(self, host: str) -> Endpoint:
+        """The registry `host` itself, which checks everybody's rights.
 
         Raises InvalidRequest for a hosts.toml that cannot be understood.
         """
-        directory = self._directory_of(host)
-        document = _read(directory)
-        tls = _tls_settings(directory, document)
-        self._warn_about_unused(host, directory, document)
-        server = document.get("server")
-        if isinstance(server, str) and server:
-            keeps_path = document.get("override_path") is True
-            return (Endpoint(_server_url(server, directory, keeps_path=keeps_path), tls),)
-        return (self._default_endpoint(host, tls),)
+        return self._origin(host, self._read(host))
+
+    def mirrors(self, host: str) -> tuple[Mirror, ...]:
+        """Who else has content of `host`, in the order of its hosts.toml. Raises as `origin` does.
+
+        Of `_default`, which is for registries that nobody named, only mirrors that check rights are told: whoever runs a
+        registry of his own could have any other one's bytes handed out, since his registry says yes to everything.
+        """
+        file = self._read(host)
+        origin = self._origin(host, file)
+        mirrors = tuple(_mirror(named, host) for named in file.hosts if not _is_itself(named, host, file, origin))
+        if self._is_named(host):
+            return mirrors
+        believed = tuple(mirror for mirror in mirrors if mirror.checks_rights)
+        if len(believed) < len(mirrors):
+            self._warn_once(
+                _DEFAULT_DIRECTORY,
+                "%s/_default/hosts.toml: mirrors that do not check rights are used only for registries that have a directory "
+                "of their own",
+                self._directory,
+            )
+        return believed
 
     def tls_of(self, host: str, origin: Endpoint) -> TlsSettings:
         """The TLS settings for a host that `origin` leads to (a token service, a redirect): its own, else the origin's roots."""
         if host == origin.host:
             return origin.tls
-        directory = self._directory_of(host)
-        own = _tls_settings(directory, _read(directory))
+        own = self.origin(host).tls
         return own if own != TlsSettings() else origin.tls.for_another_host()
 
     def remember_plain(self, host: str) -> None:
@@ -86,14 +113,36 @@ class Hosts:
         with self._lock:
             self._plain.discard(host)
 
-    def _default_endpoint(self, host: str, tls: TlsSettings) -> Endpoint:
+    def _origin(self, host: str, file: HostsFile) -> Endpoint:
+        server = file.server
+        itself = next((named.server for named in file.hosts if _names(named, host)), None)
+        if itself is not None and (not server.url or server.url == itself.url):
+            # [host."https://registry.example.com"] in the directory of that very registry.
+            tls = itself.tls if itself.tls != TlsSettings() else server.tls
+            server = Server(itself.url, tls, itself.headers or server.headers)
+        if not server.url:
+            return self._default_endpoint(host, server)
+        return _endpoint(server, host)
+
+    def _default_endpoint(self, host: str, server: Server) -> Endpoint:
         scheme = self._scheme(host)
         loopback = is_loopback((urlsplit(f"//{host}").hostname or "").rstrip("."))
         with self._lock:
             is_plain = scheme == "http" or (scheme is None and loopback and host in self._plain)
-        name = _HUB_HOST if host == DOCKER_HUB else host
-        url = f"{'http' if is_plain else 'https'}://{name}/v2"
-        return Endpoint(url, tls, may_be_plain=loopback and scheme is None and not is_plain)
+        url = f"{'http' if is_plain else 'https'}://{_server_name(host)}/v2"
+        may_be_plain = loopback and scheme is None and not is_plain
+        return Endpoint(url, server.tls, may_be_plain=may_be_plain, headers=server.headers)
+
+    def _read(self, host: str) -> HostsFile:
+        directory = self._directory_of(host)
+        file = read_hosts(directory)
+        for problem in file.unused:
+            self._warn_once(f"{directory}: {problem}", "%s/hosts.toml: %s", directory, problem)
+        return file
+
+    def _is_named(self, host: str) -> bool:
+        directory = self._directory_of(host)
+        return directory is not None and directory.name != _DEFAULT_DIRECTORY
 
     def _directory_of(self, host: str) -> Path | None:
         """The directory about `host`: containerd's order, in which the first that exists is the only one read."""
@@ -101,83 +150,37 @@ class Hosts:
             return None
         name, _, port = host.rpartition(":")
         names = [f"{name}_{port}_".replace(":", "")] if name and port.isdecimal() else []
-        for candidate in (*names, host, "_default"):
+        for candidate in (*names, host, _DEFAULT_DIRECTORY):
             if (self._directory / candidate).is_dir():
                 return self._directory / candidate
         return None
 
-    def _warn_about_unused(self, host: str, directory: Path | None, document: Mapping[str, Any]) -> None:
-        unused = [key for key in ("host", "header", "skip_verify") if document.get(key)]
+    def _warn_once(self, key: str, text: str, *arguments: object) -> None:
         with self._lock:
-            if not unused or host in self._warned:
+            if key in self._warned:
                 return
-            self._warned.add(host)
-        texts = {
-            "host": "its mirrors are not used, only the registry itself",
-            "header": "its headers are not sent",
-            "skip_verify": "skip_verify is refused: certificates are always verified; name the CA with `ca`",
-        }
-        for key in unused:
-            logger.warning("%s/hosts.toml: %s", directory, texts[key])
+            self._warned.add(key)
+        logger.warning(text, *arguments)
 
 
-def _read(directory: Path | None) -> Mapping[str, Any]:
-    if directory is None:
-        return {}
-    path = directory / "hosts.toml"
-    try:
-        return tomllib.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        return {}
-    except OSError as error:
-        raise InvalidRequest(f"{path} cannot be read: {error.strerror}") from error
-    except ValueError as error:  # tomllib.TOMLDecodeError and UnicodeDecodeError
-        raise InvalidRequest(f"{path} is not TOML: {error}") from error
+def _mirror(named: NamedHost, host: str) -> Mirror:
+    return Mirror(_endpoint(named.server, host), named.can_pull, named.can_resolve, named.checks_rights)
 
 
-def _server_url(server: str, directory: Path | None, *, keeps_path: bool) -> str:
-    try:
-        parts = urlsplit(server if "://" in server else f"https://{server}")
-        usable = (
-            parts.scheme in {"http", "https"} and bool(parts.hostname) and parts.port != 0 and "@" not in parts.netloc
-        )
-    except ValueError:
-        usable = False
-    if not usable or parts.query or parts.fragment:
-        raise InvalidRequest(f"{directory}/hosts.toml: server is not the URL of a registry")
-    path = parts.path.rstrip("/")
-    if not keeps_path and not path.endswith("/v2"):
-        path += "/v2"
-    return f"{parts.scheme}://{parts.netloc}{path}"
+def _endpoint(server: Server, host: str) -> Endpoint:
+    # containerd, core/remotes/docker/resolver.go, `isProxy`: a host of another name is told which registry is meant.
+    is_another = urlsplit(server.url).netloc not in {host, _server_name(host)}
+    return Endpoint(server.url, server.tls, namespace=host if is_another else "", headers=server.headers)
 
 
-def _tls_settings(directory: Path | None, document: Mapping[str, Any]) -> TlsSettings:
-    if directory is None:
-        return TlsSettings()
-    if not document:  # containerd: without a hosts.toml the certificates lie in the directory itself
-        authorities = tuple(sorted(directory.glob("*.crt")))
-        pairs = tuple((path, path.with_suffix(".key")) for path in sorted(directory.glob("*.cert")))
-        return TlsSettings(authorities, pairs)
-    return TlsSettings(
-        tuple(directory / name for name in _strings(document.get("ca"), directory, "ca")),
-        tuple(_client_pairs(document.get("client"), directory)),
-    )
+def _server_name(host: str) -> str:
+    return _HUB_HOST if host == DOCKER_HUB else host
 
 
-def _strings(value: object, directory: Path, key: str) -> tuple[str, ...]:
-    """A key that is a string or a list of them."""
-    values = [value] if isinstance(value, str) else value
-    if values is None:
-        return ()
-    if not isinstance(values, list) or not all(isinstance(item, str) for item in values):
-        raise InvalidRequest(f"{directory}/hosts.toml: {key} is neither a file name nor a list of them")
-    return tuple(values)
+def _names(named: NamedHost, host: str) -> bool:
+    """Whether an entry is the registry itself rather than a mirror."""
+    return urlsplit(named.server.url).netloc in {host, _server_name(host)}
 
 
-def _client_pairs(value: object, directory: Path) -> Iterable[tuple[Path, Path | None]]:
-    """`client` is a file with certificate and key, a list of such files, or a list of [certificate, key]."""
-    for item in value if isinstance(value, list) else [] if value is None else [value]:
-        names = _strings(item, directory, "client")
-        if len(names) not in {1, 2}:
-            raise InvalidRequest(f"{directory}/hosts.toml: client needs a certificate and its key")
-        yield directory / names[0], directory / names[1] if len(names) == 2 and names[1] else None
+def _is_itself(named: NamedHost, host: str, file: HostsFile, origin: Endpoint) -> bool:
+    return named.server.url == origin.url or (_names(named, host) and not file.server.url)

@@ -1,8 +1,8 @@
 """Following redirects within the rules of design decision D16.
 
 Registries send blobs by a redirect to an object store, whose signed URL is a credential: it is used at once, never kept and
-never shown. Authorization goes only to the origin that it was made for: S3 refuses a request that has both, and another
-host must not have it.
+never shown. Authorization, and what hosts.toml adds, go only to the origin that they were made for: S3 refuses a request
+that has both, and another host must not have them.
 """
 
 from __future__ import annotations
@@ -39,6 +39,7 @@ def follow(transport: Transport, hosts: Hosts, origin: Endpoint, request: Reques
     """
     start = urlsplit(request.url)
     here = start
+    private = {"authorization", *(name.lower() for name, _ in origin.headers)}
     for _ in range(_MAX_REDIRECTS + 1):
         response = transport.request(request)
         if response.status not in _REDIRECTS or not response.header("Location"):
@@ -47,7 +48,7 @@ def follow(transport: Transport, hosts: Hosts, origin: Endpoint, request: Reques
         headers = {
             name: value
             for name, value in request.headers.items()
-            if name.lower() != "authorization" or _origin(target) == _origin(start)
+            if name.lower() not in private or _origin(target) == _origin(start)
         }
         request = replace(request, url=target.geturl(), headers=headers, tls=hosts.tls_of(target.netloc, origin))
         here = target

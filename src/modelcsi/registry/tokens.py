@@ -1,6 +1,6 @@
 """The Authorization header for a repository: Basic, or a token fetched from the realm that the registry names.
 
-Kept per (registry host, repository, credentials): the last challenge, and the token until shortly before it expires. So
+Kept per (registry host or mirror, repository, credentials): the last challenge, and the token until shortly before it expires. So
 nothing obtained for one registry, repository or user ever serves another.
 """
 
@@ -37,6 +37,13 @@ class Access:
     host: str
     repository: str
     credentials: Credentials
+    mirror: Endpoint | None = None
+    """Who is asked instead of the registry itself."""
+
+    @property
+    def asked(self) -> str:
+        """The host that is asked, for messages."""
+        return self.mirror.host if self.mirror else self.host
 
     @property
     def name(self) -> str:

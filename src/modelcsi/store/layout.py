@@ -1,6 +1,7 @@
 """Every path under `root_dir`, decided once. The tree is described in docs/architecture.md, "The store".
 
-No name here comes from a user: a digest is checked when it is made, a view's name is a hash, a member is a number.
+No name here comes from a user: a digest is checked when it is made, names of views and dynamic volumes are hashes, a member
+is a number.
 """
 
 from __future__ import annotations
@@ -62,6 +63,11 @@ class StoreLayout:
         return self.root / "views"
 
     @property
+    def dynamic_volumes(self) -> Path:
+        """The directories in which pods mount models themselves, and a record beside each."""
+        return self.root / "dynamic"
+
+    @property
     def trash(self) -> Path:
         """What is being removed: renamed here in one step, then unlinked at leisure."""
         return self.root / "trash"
@@ -102,8 +108,25 @@ class StoreLayout:
         """Which artifact and selection the view shows, for a start without the database."""
         return self.views / f"{view_id}.json"
 
+    def dynamic_volume(self, key: str) -> Path:
+        """The directory of one dynamic volume, as its pod sees it: `csi/`, `models/` and `status.json`."""
+        return self.dynamic_volumes / key
+
+    def dynamic_record(self, key: str) -> Path:
+        """Whose it is: volume id, target and pod, for a start without the database."""
+        return self.dynamic_volumes / f"{key}.json"
+
     def directories(self) -> tuple[Path, ...]:
         """All directories that must exist, parents first."""
         tops = (self.blobs, self.layers, self.manifests)
         sorts = tuple(top / algorithm for top in tops for algorithm in ("sha256", "sha512"))
-        return (self.root, self.root / "content", *tops, *sorts, self.ingests, self.views, self.trash)
+        return (
+            self.root,
+            self.root / "content",
+            *tops,
+            *sorts,
+            self.ingests,
+            self.views,
+            self.dynamic_volumes,
+            self.trash,
+        )

@@ -12,7 +12,7 @@ import secrets
 import sqlite3
 import threading
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -196,6 +196,12 @@ class Records:
         """End a lease; repeatable."""
         with self._transaction() as db:
             db.execute("DELETE FROM leases WHERE owner = ?", (owner,))
+
+    def replace_leases(self, kind: str, manifests: Mapping[str, str]) -> None:
+        """The leases of all owners whose name begins with the word `kind` are exactly these: owner -> manifest."""
+        with self._transaction() as db:
+            db.execute("DELETE FROM leases WHERE substr(owner, 1, ?) = ?", (len(kind) + 1, f"{kind} "))
+            db.executemany("INSERT INTO leases VALUES (?, ?)", list(manifests.items()))
 
     def owners(self, manifest: Digest) -> frozenset[str]:
         """Who holds a lease on the artifact."""

@@ -15,6 +15,7 @@ from modelcsi.errors import Busy, InvalidRequest, StoreFull
 from modelcsi.store.collector import Collector
 from modelcsi.store.content import ContentStore, empty_trash
 from modelcsi.store.durable import disk_bytes, replace_file
+from modelcsi.store.dynamic import DynamicTrees
 from modelcsi.store.layout import FORMAT_VERSION, StoreLayout
 from modelcsi.store.records import DamagedRecords, Records, error_code
 from modelcsi.store.space import Space
@@ -49,6 +50,7 @@ class Store:
             raise
         self.content = ContentStore(self.layout)
         self.views = Views(self.layout)
+        self.dynamic = DynamicTrees(self.layout, self.views, self.content)
         self.collector = Collector(self.layout, self.content, self.views, self.records)
         self.space = Space(root, self._make_room, lambda: self._limit(disk_usage_limit()))
         self._clear_leftovers()

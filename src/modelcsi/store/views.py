@@ -14,13 +14,14 @@ import hashlib
 import json
 import logging
 import os
+import stat
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from modelcsi.artifact.tree import EntryType, FileEntry, FileTree
 from modelcsi.errors import UnsupportedArtifact
 from modelcsi.oci.digest import Digest
-from modelcsi.store.durable import remove_tree, replace_file, space_errors, sync_directory
+from modelcsi.store.durable import open_directory, remove_tree, replace_file, space_errors, sync_directory
 from modelcsi.store.layout import StoreLayout
 
 logger = logging.getLogger(__name__)
@@ -66,6 +67,16 @@ class Views:
             sync_directory(self._layout.views)
         return final
 
+    def clone(self, view: str, destination: Path) -> None:
+        """Make a tree of its own at `destination`, of hard links to the files of a complete view; not made durable.
+
+        For who hands it out under a name of its own, and takes it away again while the view is still used.
+        """
+        with space_errors(str(destination)), open_directory(self._layout.view(view)) as source_fd:
+            destination.mkdir(mode=0o700)
+            with open_directory(destination) as fd:
+                _clone(source_fd, fd)
+
     def record(self, view: str) -> Mapping[str, str] | None:
         """What `build` was told about the view's origin."""
         try:
@@ -109,12 +120,7 @@ class Views:
         if (source.stat().st_mode ^ entry.mode) & _EXECUTE:
             _copy(source, name, parent_fd, entry.mode)
             return
-        try:
-            os.link(source, name, dst_dir_fd=parent_fd, follow_symlinks=False)
-        except OSError as error:
-            if error.errno not in _LINK_LIMIT:
-                raise
-            _copy(source, name, parent_fd, entry.mode)
+        _link_or_copy(source, name, parent_fd, entry.mode)
 
 
 @contextlib.contextmanager
@@ -149,6 +155,40 @@ def _by_parent(tree: FileTree) -> dict[str, list[FileEntry]]:
         if entry.type is EntryType.FILE:
             result.setdefault(entry.path.rpartition("/")[0], []).append(entry)
     return result
+
+
+def _clone(source_fd: int, fd: int) -> None:
+    """By descriptors: however deep, no path is too long. A view has at most 64 levels (`artifact/paths.py`)."""
+    with os.scandir(source_fd) as entries:
+        for entry in entries:
+            if entry.is_symlink():
+                os.symlink(os.readlink(entry.name, dir_fd=source_fd), entry.name, dir_fd=fd)
+            elif entry.is_dir(follow_symlinks=False):
+                os.mkdir(entry.name, 0o700, dir_fd=fd)
+                with _opened(entry.name, source_fd) as below_source_fd, _opened(entry.name, fd) as below_fd:
+                    _clone(below_source_fd, below_fd)
+            else:
+                mode = stat.S_IMODE(entry.stat(follow_symlinks=False).st_mode)
+                _link_or_copy(Path(f"/proc/self/fd/{source_fd}/{entry.name}"), entry.name, fd, mode)
+    os.fchmod(fd, 0o555)
+
+
+@contextlib.contextmanager
+def _opened(name: str, parent_fd: int) -> Iterator[int]:
+    fd = os.open(name, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=parent_fd)
+    try:
+        yield fd
+    finally:
+        os.close(fd)
+
+
+def _link_or_copy(source: Path, name: str, parent_fd: int, mode: int) -> None:
+    try:
+        os.link(source, name, dst_dir_fd=parent_fd, follow_symlinks=False)
+    except OSError as error:
+        if error.errno not in _LINK_LIMIT:
+            raise
+        _copy(source, name, parent_fd, mode)
 
 
 def _copy(source: Path, name: str, parent_fd: int, mode: int) -> None:

@@ -9,6 +9,7 @@ import pytest
 from modelcsi.errors import CorruptContent, ModelCsiError, NotFound
 from modelcsi.oci.digest import Digest
 from modelcsi.pull.puller import Puller
+from modelcsi.store.ingest import BlobIngest
 from modelcsi.store.store import Store
 from tests.fakes.content import FILE_PATH, MODEL_ARTIFACT, RAW_WEIGHT, Content
 from tests.fakes.registry import FakeRegistry
@@ -75,6 +76,22 @@ def test_a_repository_of_the_same_host_that_does_not_hold_it(puller: Puller, cac
     cached.content.add_manifest("models/public", foreign_manifest(), "v1")
     with pytest.raises(NotFound):
         Pod(puller, f"{cached.host}/models/public:v1").pull()
+
+
+def test_a_complete_ingest_is_no_proof(puller: Puller, private: FakeRegistry, store: Store) -> None:
+    """A process died before it committed what another repository of the host had delivered."""
+    ingest = BlobIngest(store.layout, Digest.parse(SECRET_DIGEST), len(SECRET), private.host)
+    ingest.write(0, SECRET)
+    ingest.flush()
+    ingest.close()
+    private.public.add("models/public")
+    private.content.add_manifest("models/public", foreign_manifest(), "v1")
+    with pytest.raises(NotFound):
+        Pod(puller, f"{private.host}/models/public:v1").pull()
+
+    assert SECRET_DIGEST in {path.name.replace("-", ":") for path in store.layout.ingests.iterdir()} or store.content.has_blob(
+        Digest.parse(SECRET_DIGEST)
+    )
 
 
 def test_another_host_delivers_in_full(puller: Puller, cached: FakeRegistry, store: Store) -> None:

@@ -370,12 +370,12 @@ def test_loopback_is_asked_by_tls_again_after_a_failure(registry: FakeRegistry) 
     with registry:
         repository = Registry(HttpTransport(), hosts).repository(Reference.parse(f"{registry.host}/m/x:v1"), ALICE)
         repository.resolve("v1", _soon())
-        known = hosts.endpoints(registry.host)[0].url
+        known = hosts.origin(registry.host).url
     with pytest.raises(RegistryUnavailable):
         repository.resolve("v1", _briefly())
 
     assert known.startswith("http://")
-    assert hosts.endpoints(registry.host)[0].url.startswith("https://")
+    assert hosts.origin(registry.host).url.startswith("https://")
 
 
 def test_a_manifest_that_breaks_off_is_asked_again(client: ClientFactory, canned: Callable[..., CannedServer]) -> None:

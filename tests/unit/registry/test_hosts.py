@@ -5,8 +5,19 @@ from pathlib import Path
 import pytest
 
 from modelcsi.errors import InvalidRequest
-from modelcsi.registry.hosts import Endpoint, Hosts
+from modelcsi.registry.hosts import Endpoint, Hosts, Mirror
 from modelcsi.registry.tls import TlsSettings
+
+_UNUSABLE_LINES = [
+    'capabilities = ["pul"]',
+    "capabilities = 7",
+    'x-modelcsi-checks-rights = "yes"',
+    "x-modelcsi-check-rights = true",
+    'header.Range = "bytes=0-1"',
+    "header.x = 7",
+    'header.x = "hunter2\\n"',
+    'x-modelcsi-checks-rights = true\nheader.authorization = "hunter2"',
+]
 
 
 def _write(directory: Path, host: str, text: str) -> None:
@@ -30,7 +41,7 @@ def _write(directory: Path, host: str, text: str) -> None:
 )
 def test_https_is_the_default_and_only_loopback_may_be_plain(host: str, expected: Endpoint) -> None:
     """Docker's hub has another name for its registry."""
-    assert (expected,) == Hosts().endpoints(host)
+    assert expected == Hosts().origin(host)
 
 
 def test_the_nodes_docker_config_can_make_a_host_plain() -> None:
@@ -38,8 +49,8 @@ def test_the_nodes_docker_config_can_make_a_host_plain() -> None:
     schemes = {"registry.example.com": "http", "localhost:5000": "https"}
     hosts = Hosts(schemes.get)
 
-    assert (Endpoint("http://registry.example.com/v2"),) == hosts.endpoints("registry.example.com")
-    assert (Endpoint("https://localhost:5000/v2"),) == hosts.endpoints("localhost:5000")
+    assert Endpoint("http://registry.example.com/v2") == hosts.origin("registry.example.com")
+    assert Endpoint("https://localhost:5000/v2") == hosts.origin("localhost:5000")
 
 
 def test_what_was_found_plain_is_remembered_per_port_and_forgotten() -> None:
@@ -47,10 +58,10 @@ def test_what_was_found_plain_is_remembered_per_port_and_forgotten() -> None:
     hosts = Hosts()
     hosts.remember_plain("127.0.0.1:5000")
 
-    assert (Endpoint("http://127.0.0.1:5000/v2"),) == hosts.endpoints("127.0.0.1:5000")
-    assert (Endpoint("https://127.0.0.1:5001/v2", may_be_plain=True),) == hosts.endpoints("127.0.0.1:5001")
+    assert Endpoint("http://127.0.0.1:5000/v2") == hosts.origin("127.0.0.1:5000")
+    assert Endpoint("https://127.0.0.1:5001/v2", may_be_plain=True) == hosts.origin("127.0.0.1:5001")
     hosts.forget("127.0.0.1:5000")
-    assert (Endpoint("https://127.0.0.1:5000/v2", may_be_plain=True),) == hosts.endpoints("127.0.0.1:5000")
+    assert Endpoint("https://127.0.0.1:5000/v2", may_be_plain=True) == hosts.origin("127.0.0.1:5000")
 
 
 @pytest.mark.parametrize(
@@ -69,7 +80,7 @@ def test_hosts_toml_names_the_server(text: str, url: str, tmp_path: Path) -> Non
     """Containerd's file and its rule for `/v2`."""
     _write(tmp_path, "registry.example.com", text)
 
-    assert url == Hosts(directory=tmp_path).endpoints("registry.example.com")[0].url
+    assert url == Hosts(directory=tmp_path).origin("registry.example.com").url
 
 
 def test_directories_are_searched_in_containerds_order(tmp_path: Path) -> None:
@@ -78,7 +89,7 @@ def test_directories_are_searched_in_containerds_order(tmp_path: Path) -> None:
     found = []
     for name in ("_default", "registry.example.com:5000", "registry.example.com_5000_"):
         _write(tmp_path, name, f'server = "http://{name.replace(":", "-").replace("_", "x")}"')
-        found.append(hosts.endpoints("registry.example.com:5000")[0].url)
+        found.append(hosts.origin("registry.example.com:5000").url)
 
     assert [
         "http://xdefault/v2",
@@ -96,14 +107,14 @@ def test_certificates_are_named_relative_to_the_file(tmp_path: Path) -> None:
         ((directory / "c.cert", directory / "c.key"), (directory / "both.pem", None)),
     )
 
-    assert expected == Hosts(directory=tmp_path).endpoints("registry.example.com")[0].tls
+    assert expected == Hosts(directory=tmp_path).origin("registry.example.com").tls
 
 
 @pytest.mark.parametrize("text", ['ca = "a.pem"', 'ca = "a.pem"\nclient = "x.pem"'])
 def test_single_names_are_as_good_as_lists(text: str, tmp_path: Path) -> None:
     """Most files name one CA."""
     _write(tmp_path, "registry.example.com", text)
-    tls = Hosts(directory=tmp_path).endpoints("registry.example.com")[0].tls
+    tls = Hosts(directory=tmp_path).origin("registry.example.com").tls
 
     assert (tmp_path / "registry.example.com" / "a.pem",) == tls.ca_files
 
@@ -116,29 +127,101 @@ def test_without_a_file_the_certificates_in_the_directory_count(tmp_path: Path) 
         (directory / name).touch()
     expected = TlsSettings((directory / "ca.crt",), ((directory / "client.cert", directory / "client.key"),))
 
-    assert expected == Hosts(directory=tmp_path).endpoints("registry.example.com")[0].tls
+    assert expected == Hosts(directory=tmp_path).origin("registry.example.com").tls
 
 
 def test_what_is_not_used_is_warned_about_once(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    """Verification cannot be switched off, and mirrors are not used yet."""
-    _write(tmp_path, "registry.example.com", 'skip_verify = true\n[host."https://mirror.example.com"]\n')
+    """Verification cannot be switched off, neither for the registry nor for a mirror."""
+    mirror = '[host."https://mirror.example.com"]\nskip_verify = true\ndial_timeout = "1s"\n'
+    _write(tmp_path, "registry.example.com", f"skip_verify = true\n{mirror}")
     hosts = Hosts(directory=tmp_path)
-    found = [hosts.endpoints("registry.example.com") for _ in range(2)]
+    found = [hosts.origin("registry.example.com") for _ in range(2)]
 
-    assert [(Endpoint("https://registry.example.com/v2"),)] * 2 == found
-    assert 2 == len(caplog.records)
-    assert "mirrors are not used" in caplog.text
-    assert "skip_verify is refused" in caplog.text
+    assert [Endpoint("https://registry.example.com/v2")] * 2 == found
+    assert 3 == len(caplog.records)
+    assert "hosts.toml: skip_verify is refused" in caplog.text
+    assert "https://mirror.example.com: skip_verify is refused" in caplog.text
+    assert "https://mirror.example.com: dial_timeout is not used" in caplog.text
+
+
+def test_mirrors_come_in_the_files_order_with_their_own_settings(tmp_path: Path) -> None:
+    """Containerd's keys and ours; a server of another name is told which registry is meant."""
+    directory = tmp_path / "registry.example.com"
+    _write(
+        tmp_path,
+        "registry.example.com",
+        """
+        server = "https://registry.example.com"
+        [host."https://z.example.com:5000"]
+        capabilities = ["pull"]
+        ca = "z.pem"
+        [host."https://z.example.com:5000".header]
+        x-who = ["a", "b"]
+        [host."http://10.0.0.1/v2/prefix"]
+        override_path = true
+        x-modelcsi-checks-rights = true
+        """,
+    )
+    name = "registry.example.com"
+    first = Endpoint(
+        "https://z.example.com:5000/v2",
+        TlsSettings((directory / "z.pem",)),
+        namespace=name,
+        headers=(("X-Who", "a, b"),),
+    )
+    expected = (
+        Mirror(first, can_resolve=False),
+        Mirror(Endpoint("http://10.0.0.1/v2/prefix", namespace=name), checks_rights=True),
+    )
+
+    assert expected == Hosts(directory=tmp_path).mirrors(name)
+
+
+def test_an_entry_with_the_registrys_own_name_is_no_mirror(tmp_path: Path) -> None:
+    """Many files put the registry's settings there; its credentials go to it as before."""
+    _write(tmp_path, "registry.example.com_5000_", '[host."http://registry.example.com:5000"]\nca = "a.pem"\n')
+    hosts = Hosts(directory=tmp_path)
+    directory = tmp_path / "registry.example.com_5000_"
+
+    assert () == hosts.mirrors("registry.example.com:5000")
+    assert Endpoint("http://registry.example.com:5000/v2", TlsSettings((directory / "a.pem",))) == hosts.origin(
+        "registry.example.com:5000"
+    )
+
+
+def test_docker_hub_under_its_own_name_is_told_no_namespace(tmp_path: Path) -> None:
+    """As containerd does."""
+    _write(tmp_path, "docker.io", 'server = "https://registry-1.docker.io"\n[host."https://mirror.example.com"]\n')
+    hosts = Hosts(directory=tmp_path)
+
+    assert ("", ["docker.io"]) == (
+        hosts.origin("docker.io").namespace,
+        [mirror.endpoint.namespace for mirror in hosts.mirrors("docker.io")],
+    )
+
+
+def test_open_mirrors_of_all_registries_are_not_used(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """An attacker's own registry would say that it holds what the mirror has; a mirror that checks rights asks for itself."""
+    text = '[host."https://open.example.com"]\n[host."https://checks.example.com"]\nx-modelcsi-checks-rights = true\n'
+    _write(tmp_path, "_default", text)
+    hosts = Hosts(directory=tmp_path)
+    found = [mirror.endpoint.host for _ in range(2) for mirror in hosts.mirrors("anything.example.com")]
+
+    assert ["checks.example.com"] * 2 == found
+    assert 1 == caplog.text.count("only for registries that have a directory of their own")
 
 
 @pytest.mark.parametrize(
-    "text", ["server = ", 'server = "ftp://x"', 'server = "https://u:hunter2@x"', "ca = 7", "client = [[]]"]
+    "text",
+    ["server = ", 'server = "ftp://x"', 'server = "https://u:hunter2@x"', "ca = 7", "client = [[]]"]
+    + [f'[host."https://m"]\n{line}' for line in _UNUSABLE_LINES]
+    + ["host = 7", "[host]\nx = 7", '[host."ftp://hunter2@m"]'],
 )
 def test_a_file_that_cannot_be_used_is_named(text: str, tmp_path: Path) -> None:
     """A setting that silently does not count is worse than an error."""
     _write(tmp_path, "registry.example.com", text)
     with pytest.raises(InvalidRequest, match=r"registry\.example\.com/hosts\.toml") as caught:
-        Hosts(directory=tmp_path).endpoints("registry.example.com")
+        Hosts(directory=tmp_path).origin("registry.example.com")
 
     assert "hunter2" not in str(caught.value)
 
@@ -148,7 +231,7 @@ def test_where_a_registry_leads_has_its_own_settings_or_the_registrys_roots(tmp_
     _write(tmp_path, "registry.example.com", 'ca = "a.pem"\nclient = [["c.cert", "c.key"]]')
     _write(tmp_path, "storage.example.com", 'ca = "s.pem"')
     hosts = Hosts(directory=tmp_path)
-    origin = hosts.endpoints("registry.example.com")[0]
+    origin = hosts.origin("registry.example.com")
 
     assert origin.tls == hosts.tls_of("registry.example.com", origin)
     assert TlsSettings((tmp_path / "storage.example.com" / "s.pem",)) == hosts.tls_of("storage.example.com", origin)

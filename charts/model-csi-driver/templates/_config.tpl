@@ -1,0 +1,80 @@
+{{/* The driver's config.yaml, and what other objects need to know of it. Templates read the merged result, so that `config.extra`
+     counts everywhere. */}}
+{{- define "modelcsi.config" -}}
+{{- $config := .Values.config -}}
+{{- $extra := $config.extra | default dict -}}
+{{- $decided := dict "service_name" "config.serviceName" "root_dir" "config.rootDir" "metrics_addr" "config.metricsAddr" "csi_endpoint" "" "kubelet_registration_path" "kubeletDir" "kubelet_registration_dir" "kubeletDir" -}}
+{{- range $key := keys $extra | sortAlpha -}}
+{{- if hasKey $decided $key -}}
+{{- with get $decided $key -}}
+{{- fail (printf "config.extra.%s: other objects depend on it; set %s instead" $key .) -}}
+{{- else -}}
+{{- fail (printf "config.extra.%s: the chart decides it" $key) -}}
+{{- end -}}
+{{- end -}}
+{{- end -}}
+{{- $file := dict "service_name" $config.serviceName "csi_endpoint" "unix:///csi/csi.sock" "root_dir" $config.rootDir -}}
+{{- with $config.metricsAddr }}{{ $_ := set $file "metrics_addr" . }}{{ end -}}
+{{- with $config.logLevel }}{{ $_ := set $file "log_level" . }}{{ end -}}
+{{- with $config.dynamicCsiEndpoint }}{{ $_ := set $file "dynamic_csi_endpoint" . }}{{ end -}}
+{{- with $config.pullConfig }}{{ $_ := set $file "pull_config" . }}{{ end -}}
+{{- with $config.features }}{{ $_ := set $file "features" . }}{{ end -}}
+{{- with $config.kubernetes }}{{ $_ := set $file "kubernetes" . }}{{ end -}}
+{{- with include "modelcsi.registryConfig" . | fromYaml }}{{ $_ := set $file "registry" . }}{{ end -}}
+{{- if not .Values.registrar.enabled -}}
+{{- $_ := set $file "kubelet_registration_path" (printf "%s/csi.sock" (include "modelcsi.pluginDir" .)) -}}
+{{- end -}}
+{{- toYaml (mergeOverwrite (deepCopy $file) (deepCopy $extra)) }}
+{{- end }}
+
+{{/* The section `registry`, with what follows from other values. */}}
+{{- define "modelcsi.registryConfig" -}}
+{{- $registry := deepCopy (.Values.config.registry | default dict) -}}
+{{- if .Values.registryHosts -}}
+{{- if $registry.config_path }}{{ fail "registryHosts and config.registry.config_path: set one of them" }}{{ end -}}
+{{- $_ := set $registry "config_path" "/etc/model-csi-driver-hosts" -}}
+{{- end -}}
+{{- $provider := .Values.credentialProvider -}}
+{{- if or $provider.configFile $provider.binDir -}}
+{{- if not (and $provider.configFile $provider.binDir) }}{{ fail "credentialProvider.configFile and credentialProvider.binDir need each other" }}{{ end -}}
+{{- $_ := set $registry "credential_provider_config" $provider.configFile -}}
+{{- $_ := set $registry "credential_provider_bin_dir" $provider.binDir -}}
+{{- end -}}
+{{- toYaml $registry }}
+{{- end }}
+
+{{/* What kubelet shall hand over: csiDriver.tokenRequests, and an entry for each further audience that the configuration uses. */}}
+{{- define "modelcsi.tokenRequests" -}}
+{{- $requests := .Values.csiDriver.tokenRequests | default list -}}
+{{- $audiences := list -}}
+{{- range $requests }}{{ $audiences = append $audiences .audience }}{{ end -}}
+{{- $config := include "modelcsi.config" . | fromYaml -}}
+{{- range dig "registry" "service_account_tokens" list $config -}}
+{{- $audience := .audience | default "" -}}
+{{- if not (has $audience $audiences) -}}
+{{- $audiences = append $audiences $audience -}}
+{{- $requests = append $requests (dict "audience" $audience) -}}
+{{- end -}}
+{{- end -}}
+{{- toYaml $requests }}
+{{- end }}
+
+{{/* Changes when the driver must be started again: another value of a key that it reads once. Other keys it reads again by itself,
+     so a change of those must not roll the pods. */}}
+{{- define "modelcsi.restartChecksum" -}}
+{{- $config := include "modelcsi.config" . | fromYaml -}}
+{{- $values := dict "caBundle" .Values.caBundle -}}
+{{- range $path := include "modelcsi.restartKeys" . | fromYamlArray -}}
+{{- $place := $config -}}
+{{- range $name := splitList "." $path -}}
+{{- $place = ternary (index ($place | default dict) $name) nil (kindIs "map" $place) -}}
+{{- end -}}
+{{- if not (kindIs "invalid" $place) }}{{ $_ := set $values $path $place }}{{ end -}}
+{{- end -}}
+{{- toJson $values | sha256sum }}
+{{- end }}
+
+{{/* (host, file) -> a key that a ConfigMap may have. */}}
+{{- define "modelcsi.hostKey" -}}
+{{- printf "%s.%s" (index . 0) (index . 1) | replace ":" "_" | replace "[" "" | replace "]" "" }}
+{{- end }}

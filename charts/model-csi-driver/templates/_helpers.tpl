@@ -1,0 +1,101 @@
+{{/* Names and selector labels are those of the upstream chart: a DaemonSet's selector cannot change, and `helm upgrade` finds its
+     objects by name. */}}
+{{- define "modelcsi.name" -}}
+{{- .Values.nameOverride | default .Chart.Name | trunc 63 | trimSuffix "-" }}
+{{- end }}
+
+{{- define "modelcsi.fullname" -}}
+{{- $name := .Values.nameOverride | default .Chart.Name -}}
+{{- $full := ternary .Release.Name (printf "%s-%s" .Release.Name $name) (contains $name .Release.Name) -}}
+{{- .Values.fullnameOverride | default $full | trunc 63 | trimSuffix "-" }}
+{{- end }}
+
+{{- define "modelcsi.serviceAccountName" -}}
+{{- .Values.serviceAccount.name | default (ternary (include "modelcsi.fullname" .) "default" .Values.serviceAccount.create) }}
+{{- end }}
+
+{{- define "modelcsi.controllerName" -}}
+{{ include "modelcsi.fullname" . }}-controller
+{{- end }}
+
+{{- define "modelcsi.controllerServiceAccountName" -}}
+{{- $account := .Values.controller.serviceAccount -}}
+{{- $account.name | default (ternary (include "modelcsi.controllerName" .) "default" $account.create) }}
+{{- end }}
+
+{{- define "modelcsi.selectorLabels" -}}
+app.kubernetes.io/name: {{ include "modelcsi.name" . }}
+app.kubernetes.io/instance: {{ .Release.Name }}
+{{- end }}
+
+{{/* Another name, not a further label: the DaemonSet's selector must not match these pods. */}}
+{{- define "modelcsi.controllerSelectorLabels" -}}
+app.kubernetes.io/name: {{ printf "%s-controller" (include "modelcsi.name" .) | trunc 63 | trimSuffix "-" }}
+app.kubernetes.io/instance: {{ .Release.Name }}
+{{- end }}
+
+{{- define "modelcsi.commonLabels" -}}
+helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" | trunc 63 | trimSuffix "-" }}
+app.kubernetes.io/version: {{ .Chart.AppVersion | quote }}
+app.kubernetes.io/managed-by: {{ .Release.Service }}
+{{- with .Values.commonLabels }}
+{{ toYaml . }}
+{{- end }}
+{{- end }}
+
+{{- define "modelcsi.labels" -}}
+{{ include "modelcsi.selectorLabels" . }}
+{{ include "modelcsi.commonLabels" . }}
+{{- end }}
+
+{{- define "modelcsi.controllerLabels" -}}
+{{ include "modelcsi.controllerSelectorLabels" . }}
+{{ include "modelcsi.commonLabels" . }}
+{{- end }}
+
+{{/* (image, default tag) -> reference */}}
+{{- define "modelcsi.image" -}}
+{{- $image := index . 0 -}}
+{{- $image.repository }}:{{ $image.tag | default (index . 1) }}{{ with $image.digest }}@{{ . }}{{ end }}
+{{- end }}
+
+{{- define "modelcsi.driverImage" -}}
+{{- include "modelcsi.image" (list .Values.image .Chart.AppVersion) }}
+{{- end }}
+
+{{/* Of every container that needs no rights. */}}
+{{- define "modelcsi.restrictedSecurityContext" -}}
+allowPrivilegeEscalation: false
+readOnlyRootFilesystem: true
+capabilities: {drop: [ALL]}
+{{- end }}
+
+{{/* The sidecars beside the driver open its socket, which is root's; they need nothing else. */}}
+{{- define "modelcsi.sidecarSecurityContext" -}}
+{{ include "modelcsi.restrictedSecurityContext" . }}
+runAsUser: 0
+runAsGroup: 0
+{{- end }}
+
+{{- define "modelcsi.pluginDir" -}}
+{{ .Values.kubeletDir }}/plugins/{{ .Values.config.serviceName }}
+{{- end }}
+
+{{/* The one place where the port is read from the address. */}}
+{{- define "modelcsi.metricsPort" -}}
+{{- regexFind "[0-9]+/?$" .Values.config.metricsAddr | trimSuffix "/" }}
+{{- end }}
+
+{{/* Not empty if others than the pod itself reach the address: kubelet, Prometheus. */}}
+{{- define "modelcsi.isReachable" -}}
+{{- if regexMatch "^tcp://(\\[?\\$(POD_IP|\\{POD_IP\\})\\]?|0\\.0\\.0\\.0|\\[::\\])?:[0-9]+/?$" .Values.config.metricsAddr }}yes{{ end }}
+{{- end }}
+
+{{/* (root, path) -> how kubelet asks the driver. Without a reachable address: is the socket there? It is while the driver answers. */}}
+{{- define "modelcsi.probe" -}}
+{{- if include "modelcsi.isReachable" (index . 0) -}}
+httpGet: {path: {{ index . 1 }}, port: metrics}
+{{- else -}}
+exec: {command: [stat, /csi/csi.sock]}
+{{- end }}
+{{- end }}

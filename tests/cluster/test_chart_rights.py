@@ -1,0 +1,136 @@
+"""What the chart's pods may do: at the API server, and on the node."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from tests.cluster.chart import NEEDS_HELM, Object, render, values_of
+
+pytestmark = NEEDS_HELM
+
+_ALWAYS = {("csidrivers", "get")}
+_EVENTS = {("events", "create"), ("events", "patch")}
+_PODS = {("pods", "get")}
+_SECRETS = {("secrets", "get"), ("serviceaccounts", "get")}
+_NODES = {("nodes", "get"), ("nodes", "patch")}
+
+
+@pytest.mark.parametrize(
+    ("kubernetes", "rights"),
+    [
+        ({}, _ALWAYS | _EVENTS | _PODS),
+        ({"events": False, "watch_pods": False}, _ALWAYS),
+        ({"watch_pods": False}, _ALWAYS | _EVENTS),
+        ({"events": False}, _ALWAYS | _PODS),
+        ({"events": False, "watch_pods": False, "pull_secrets": True}, _ALWAYS | _PODS | _SECRETS),
+        ({"events": False, "watch_pods": False, "node_labels": 3}, _ALWAYS | _NODES),
+    ],
+)
+def test_rights_of_the_node_are_those_of_the_features(kubernetes: dict[str, Any], rights: set[tuple[str, str]]) -> None:
+    """Each feature that is on adds what it needs; nobody lists or watches anything."""
+    manifests = render({"config": {"kubernetes": kubernetes}})
+
+    assert rights == manifests.rules("ClusterRole", "model-csi-driver")
+    assert [] == manifests.of("Role")
+
+
+def test_feature_that_is_switched_on_by_extra_gets_its_rights() -> None:
+    """Rights follow the file that the driver reads, not the value it came from."""
+    manifests = render({"config": {"extra": {"kubernetes": {"pull_secrets": True}}}})
+
+    assert manifests.rules("ClusterRole", "model-csi-driver") >= _SECRETS
+
+
+def test_only_its_own_csidriver_is_readable() -> None:
+    """The one right that is always there is for one object."""
+    rules = render({"config": {"serviceName": "a.example.com"}}).one("ClusterRole")["rules"]
+
+    assert [["a.example.com"]] == [rule["resourceNames"] for rule in rules if rule["resources"] == ["csidrivers"]]
+
+
+def test_controller_has_what_the_provisioner_uses() -> None:
+    """No nodes, attachments, snapshots, and secrets only when asked for."""
+    values = {"controller": {"enabled": True}}
+    name = "model-csi-driver-controller"
+    rights = render(values).rules("ClusterRole", name)
+    values["controller"]["provisioner"] = {"secrets": True}  # type: ignore[assignment]
+
+    assert {"persistentvolumes", "persistentvolumeclaims", "storageclasses", "events"} == {what for what, _ in rights}
+    assert {("secrets", "get")} == render(values).rules("ClusterRole", name) - rights
+    assert {"leases"} == {what for what, _ in render(values).rules("Role", name)}
+
+
+def test_every_binding_is_of_an_account_that_a_pod_has() -> None:
+    """Subjects of the bindings and the pods' service accounts are the same."""
+    manifests = render(values_of("everything"))
+    bindings = [*manifests.of("ClusterRoleBinding"), *manifests.of("RoleBinding")]
+    bound = {(subject["namespace"], subject["name"]) for item in bindings for subject in item["subjects"]}
+    pods = [item["spec"]["template"]["spec"] for kind in ("DaemonSet", "Deployment") for item in manifests.of(kind)]
+    made = {(item["metadata"]["namespace"], item["metadata"]["name"]) for item in manifests.of("ServiceAccount")}
+
+    assert {("model-csi", "driver"), ("model-csi", "controller")} == bound
+    assert {"driver", "controller"} == {pod["serviceAccountName"] for pod in pods}
+    assert bound == made
+
+
+def test_only_the_driver_on_nodes_is_privileged() -> None:
+    """Every other container runs without capabilities; no container writes to its own root."""
+    containers = _containers(values_of("everything"))
+    contexts = {name: container["securityContext"] for name, container in containers.items()}
+    others = {name: context for name, context in contexts.items() if name != "model-csi-driver"}
+
+    assert {"model-csi-controller", "csi-provisioner", "model-csi-driver-registrar", "liveness-probe", "test"} == set(
+        others
+    )
+    assert contexts["model-csi-driver"]["privileged"] is True
+    assert all(context["readOnlyRootFilesystem"] for context in contexts.values())
+    assert all(["ALL"] == context["capabilities"]["drop"] for context in others.values())
+    assert not any(context["allowPrivilegeEscalation"] for context in others.values())
+
+
+def test_controller_is_a_user_without_rights_who_owns_the_socket() -> None:
+    """Both containers are the same user, not root: the socket opens for its owner alone."""
+    pod = render({"controller": {"enabled": True}}).one("Deployment")["spec"]["template"]["spec"]
+    sockets = [mount["name"] for container in pod["containers"] for mount in container["volumeMounts"]]
+
+    assert pod["securityContext"]["runAsNonRoot"] is True
+    assert pod["securityContext"]["runAsUser"] == pod["securityContext"]["fsGroup"] != 0
+    assert not any("runAsUser" in container["securityContext"] for container in pod["containers"])
+    assert 2 == sockets.count("socket-dir")
+
+
+def test_mounts_reach_the_node_from_one_directory_only() -> None:
+    """Bidirectional is kubelet's directory of pods; no host path but those of the driver is there."""
+    manifests = render()
+    shared = [mount for mount in manifests.driver()["volumeMounts"] if "mountPropagation" in mount]
+    paths = {volume["hostPath"]["path"] for volume in manifests.node_pod()["volumes"] if "hostPath" in volume}
+
+    assert [("/var/lib/kubelet/pods", "Bidirectional")] == [
+        (mount["mountPath"], mount["mountPropagation"]) for mount in shared
+    ]
+    assert {
+        "/var/lib/kubelet/pods",
+        "/var/lib/kubelet/plugins/model.csi.modelpack.org",
+        "/var/lib/kubelet/plugins_registry",
+        "/var/lib/model-csi",
+    } == paths
+
+
+def test_openshift_lets_the_drivers_account_be_privileged() -> None:
+    """The constraints name the node pods' account, and allow every kind of volume that these have."""
+    manifests = render(values_of("everything"))
+    constraints = manifests.one("SecurityContextConstraints")
+    kinds = {kind for volume in manifests.node_pod()["volumes"] for kind in volume if kind != "name"}
+
+    assert ["system:serviceaccount:model-csi:driver"] == constraints["users"]
+    assert constraints["allowPrivilegedContainer"] is True
+    assert kinds <= set(constraints["volumes"])
+
+
+def _containers(values: dict[str, Any]) -> dict[str, Object]:
+    manifests = render(values)
+    pods = [item["spec"]["template"]["spec"] for kind in ("DaemonSet", "Deployment") for item in manifests.of(kind)]
+    pods += [item["spec"] for item in manifests.of("Pod")]
+    return {container["name"]: container for pod in pods for container in pod["containers"]}
