@@ -68,7 +68,7 @@ TOML
   # - makeIPTablesUtilChains: iptables need not be there.
   # - evictionHard, imageGCHighThresholdPercent: on a full disk it would delete images that no registry can bring back.
   # - authentication: an open kubelet port is root on the machine, even if only from within these namespaces.
-  # - resolvConf: no names here; and the machine's file may be a link to /run.
+  # - resolvConf, clusterDNS: no names here, which a refused connection says sooner than a lost one.
   cat >kubelet.yaml <<YAML
 apiVersion: kubelet.config.k8s.io/v1beta1
 kind: KubeletConfiguration
@@ -84,6 +84,7 @@ failSwapOn: false
 enforceNodeAllocatable: []
 makeIPTablesUtilChains: false
 resolvConf: ""
+clusterDNS: [$BRIDGE_IP]
 maxPods: 200
 volumePluginDir: /run/volume-plugins
 evictionHard: {memory.available: 100Mi, nodefs.available: 1%, imagefs.available: 1%, nodefs.inodesFree: 1%}
@@ -167,6 +168,16 @@ up() {
   say "up after $((SECONDS - SERIAL)) s: node $NAME, Kubernetes $(kubectl get node "$NAME" -o 'jsonpath={.status.nodeInfo.kubeletVersion}')"
 }
 
+# until_gone COMMAND...: a killed process is in its cgroup for a moment; a directory that stays costs the kubelet's cadvisor 3 s.
+until_gone() {
+  local tries
+  for ((tries = 50; tries > 0; tries--)); do
+    ! "$@" 2>/dev/null || return 0
+    sleep 0.1
+  done
+  die "processes of pods do not end"
+}
+
 # As after a power cut: whatever the node ran is dead at once, no mount is left, /run is empty; disks are as they were. The API
 # server is another machine's.
 reboot() {
@@ -180,6 +191,7 @@ reboot() {
   done
   find /sys/fs/cgroup -path "*/$CGROUP/*" -name cgroup.procs -exec cat {} + 2>/dev/null | sort -u |
     while read -r pid; do ((pid == 0)) || kill -KILL "$pid" 2>/dev/null || true; done
+  until_gone find /sys/fs/cgroup -depth -type d -path "*/$CGROUP/*" -exec rmdir {} +
   awk '$5 ~ "^(/var/lib/(kubelet|containerd|model-csi)|/run/(containerd|netns|opt))/" { print $5 }' /proc/self/mountinfo | tac |
     while read -r mount; do umount --lazy "$mount" || true; done
   rm -rf /run/containerd /run/netns

@@ -150,6 +150,13 @@ def test_key_with_nothing_behind_it_is_accepted(kind: type) -> None:
     ]
 
 
+@pytest.mark.parametrize("name", ["probes", "kubeletDir"])
+def test_value_that_templates_rely_on_is_required(name: str) -> None:
+    """null takes a default away, as does `--reuse-values` from an older chart: said by name, not by a nil pointer."""
+    with pytest.raises(Refused, match=rf"missing propert(y|ies).*'{name}'"):
+        render({name: None})
+
+
 def test_every_value_is_used_by_a_template() -> None:
     """A value without effect misleads; `namespace` is upstream's, and says so."""
     templates = "\n".join(path.read_text() for path in CHART.glob("templates/**/*.*"))

@@ -91,11 +91,15 @@ runAsGroup: 0
 {{- if regexMatch "^tcp://(\\[?\\$(POD_IP|\\{POD_IP\\})\\]?|0\\.0\\.0\\.0|\\[::\\])?:[0-9]+/?$" .Values.config.metricsAddr }}yes{{ end }}
 {{- end }}
 
-{{/* (root, path) -> how kubelet asks the driver. Without a reachable address: is the socket there? It is while the driver answers. */}}
+{{/* (root, path, times) -> how kubelet asks the driver. Without a reachable address: is the socket there? It is while the driver
+     answers. */}}
 {{- define "modelcsi.probe" -}}
 {{- if include "modelcsi.isReachable" (index . 0) -}}
 httpGet: {path: {{ index . 1 }}, port: metrics}
 {{- else -}}
 exec: {command: [stat, /csi/csi.sock]}
+{{- end }}
+{{- with index . 2 }}
+{{ toYaml . }}
 {{- end }}
 {{- end }}

@@ -3,7 +3,11 @@
 - csi_endpoint
 - kubelet_registration_dir
 - kubelet_registration_path
+- kubernetes.events
+- kubernetes.kubeconfig
 - kubernetes.node_labels
+- kubernetes.pull_secrets
+- kubernetes.watch_pods
 - metrics_addr
 - publish_slots
 - pull_config.memory_budget

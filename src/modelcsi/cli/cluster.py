@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import threading
 from collections.abc import Callable, Iterable
 
 from modelcsi.config.environment import node_name
@@ -56,6 +57,8 @@ class Cluster:
         logger.info("the Kubernetes API is %s", client.server)
         node = node_name(config.environment)
         driver = DriverObject(client, config.service_name)
+        # Its warnings should come at start, and nothing waits for them.
+        self._starts.append(threading.Thread(target=driver.refresh, name="csidriver-object", daemon=True).start)
         self.has_pod_info = driver.has_pod_info
         self.offers_tokens = lambda: bool((settings := driver.settings()) and settings.audiences)
         pods = PodReader(client, driver.has_pod_info)

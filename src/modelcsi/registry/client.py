@@ -191,7 +191,10 @@ class Repository:
         if self._mirror is None:
             return _retried(deadline, lambda: operation(deadline))
         mirror, health = self._mirror
-        limit = Deadline.after(deadline.within(health.rules.answer_seconds))
+        seconds = deadline.within(health.rules.answer_seconds)
+        if seconds < self._timeouts.connect_seconds:  # its failure would be ours
+            raise RegistryUnavailable(f"no time was left to ask {self.source}")
+        limit = Deadline.after(seconds)
         return health.ask(mirror.endpoint.url, self.source, lambda: operation(limit))
 
     def _open_blob(self, descriptor: Descriptor, start: int, end: int | None, deadline: Deadline) -> BlobStream:
