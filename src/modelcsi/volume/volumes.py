@@ -246,7 +246,7 @@ class Volumes:
                 resolved,
                 record.owner,
                 patience,
-                lambda job: self._announcements.pulls(record.owner, job, resolved.repository.host),
+                lambda job: self._announcements.pulls(record.owner, job, resolved.repository.source),
             )
         self._mount(pulled, spec.target)
         self._store.records.put_publication(replace(record, state=MOUNTED, view=pulled.view))
