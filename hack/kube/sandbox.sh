@@ -54,7 +54,7 @@ cd "$ROOT" # as it is mounted now
 touch "$NODE/.sandbox"
 if (($#)); then
   # Not exec: the first process reaps what containers leave.
-  MODELCSI_SANDBOX=$(basename "$state") "$@"
+  MODELCSI_SANDBOX=$(basename "$state") KUBECONFIG=$NODE/admin.kubeconfig "$@"
 else
   while :; do
     sleep infinity &

@@ -62,8 +62,9 @@ class FakeRegistry:
         content: Content | None = None,
         tls: ssl.SSLContext | None = None,
         address: str = "127.0.0.1",
+        port: int = 0,
     ) -> None:
-        """`tls` is a server's context with its certificate; None serves plain HTTP."""
+        """`tls` is a server's context with its certificate; None serves plain HTTP. Port 0 is any that is free."""
         self._lock = threading.Lock()  # guards _tokens, the counters and `seen`
         self._tokens: dict[str, tuple[str, str]] = {}
         self.auth = auth
@@ -84,6 +85,7 @@ class FakeRegistry:
         """Bytes of blobs by digest, as handed to the kernel."""
         self.closing = threading.Event()
         self._address = address
+        self._port = port
         self._tls = tls
 
     @property
@@ -97,7 +99,7 @@ class FakeRegistry:
         return f"{'https' if self._tls else 'http'}://{self.host}"
 
     def __enter__(self) -> Self:
-        self._server = _Server((self._address, 0), self, self._tls)
+        self._server = _Server((self._address, self._port), self, self._tls)
         self._thread = threading.Thread(
             target=self._server.serve_forever, args=(0.005,), name="fake-registry", daemon=True
         )

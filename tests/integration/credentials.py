@@ -5,6 +5,10 @@ from __future__ import annotations
 import base64
 import json
 
+PASSWORD = "s3cret-Pa55word"
+HTPASSWD = "alice:$2y$05$abcdefghijklmnopqrstuukgrwhJVWSn5QgrHwRz9RJqqZge4C1eO\n"
+"""The password file of a docker-registry: bcrypt of PASSWORD, with a cost that tests can afford."""
+
 
 def docker_secret(host: str, password: str, username: str = "alice") -> dict[str, str]:
     """What kubelet hands over of such a secret."""

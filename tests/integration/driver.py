@@ -200,12 +200,14 @@ def new_driver(config: Mapping[str, Any] | None = None) -> Iterator[Driver]:
         driver.clean()
 
 
-def eventually(is_so: Callable[[], object], what: str, seconds: float = 20.0) -> None:
+def eventually(
+    is_so: Callable[[], object], what: str, seconds: float = 20.0, *, poll_seconds: float = _POLL_SECONDS
+) -> None:
     """Poll what no event tells, because it happens in another process."""
     deadline = time.monotonic() + seconds
     while not is_so():
         assert time.monotonic() < deadline, f"not within {seconds} s: {what}"
-        time.sleep(_POLL_SECONDS)
+        time.sleep(poll_seconds)
 
 
 @contextmanager

@@ -14,16 +14,13 @@ from tests.fakes.content import FILE_PATH, RAW_WEIGHT, Content
 from tests.fakes.kubelet import NON_FINAL, PodVolume
 from tests.fakes.registry import Auth, FakeRegistry, User
 from tests.integration.conftest import MakeDriver
-from tests.integration.credentials import basic, docker_secret
+from tests.integration.credentials import HTPASSWD, PASSWORD, basic, docker_secret
 from tests.integration.driver import Driver, eventually
 from tests.integration.models import MIB, Model, promised, push, push_layers, random_files, shown, upload
 from tests.integration.registry import DockerRegistry, running_docker_registry
 from tests.integration.wire import Wire
 
 Code = grpc.StatusCode
-_PASSWORD = "s3cret-Pa55word"
-_HTPASSWD = "alice:$2y$05$abcdefghijklmnopqrstuukgrwhJVWSn5QgrHwRz9RJqqZge4C1eO\n"
-"""bcrypt of the password above, with a cost that tests can afford."""
 _USERS = {
     "alice": User("alices-password"),
     "bob": User("bobs-password", frozenset({"team/bob", "team/both"})),
@@ -33,7 +30,7 @@ _USERS = {
 @pytest.fixture(scope="module")
 def private_registry(tmp_path_factory: pytest.TempPathFactory) -> Iterator[DockerRegistry]:
     """A real registry that serves nobody without a password."""
-    with running_docker_registry(tmp_path_factory.mktemp("private-registry"), htpasswd=_HTPASSWD) as registry:
+    with running_docker_registry(tmp_path_factory.mktemp("private-registry"), htpasswd=HTPASSWD) as registry:
         yield registry
 
 
@@ -55,11 +52,11 @@ def test_private_model_of_a_real_registry(driver: Driver, private_registry: Dock
     """The right password mounts; then the bytes are here, and a wrong one, or none, is refused all the same."""
     content = Content()
     model = push(content, "private/model", random_files("real", MIB))
-    upload(content, private_registry.host, f"Basic {basic(_PASSWORD)}")
+    upload(content, private_registry.host, f"Basic {basic(PASSWORD)}")
     right, wrong, none = (
         PodVolume(f"real-{name}", {"modelRef": model.at(private_registry.host)}, secret)
         for name, secret in {
-            "right": docker_secret(private_registry.host, _PASSWORD),
+            "right": docker_secret(private_registry.host, PASSWORD),
             "wrong": docker_secret(private_registry.host, "guessed"),
             "none": {},
         }.items()

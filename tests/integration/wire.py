@@ -18,12 +18,15 @@ _POLL_SECONDS = 0.05
 class Wire:
     """Forwards TCP connections to `127.0.0.1:port`; a context manager. Its faults may be changed at any time."""
 
-    def __init__(self, port: int) -> None:
+    def __init__(self, port: int, *, address: str = "127.0.0.1", listen_port: int = 0) -> None:
+        """It listens at `address` on `listen_port`; 0 is any that is free."""
         self.bytes_per_second = 0
         """Of all connections together, from the registry to the driver; 0 is no limit."""
         self.is_silent = False
         """Accept connections, and answer nothing."""
         self._upstream = port
+        self._address = address
+        self._port = listen_port
         self._lock = threading.Lock()
         # Under the lock: what came from the registry; when the next piece may pass; the sockets that are open.
         self._delivered = 0
@@ -32,13 +35,11 @@ class Wire:
         self._listener: socket.socket | None = None
         self._threads: list[threading.Thread] = []
         self.connect()
-        assert self._listener is not None, "it listens now"
-        self._port: int = self._listener.getsockname()[1]
 
     @property
     def host(self) -> str:
         """The first part of a reference that leads over this wire."""
-        return f"127.0.0.1:{self._port}"
+        return f"{self._address}:{self._port}"
 
     @property
     def delivered_bytes(self) -> int:
@@ -58,8 +59,9 @@ class Wire:
 
     def connect(self) -> None:
         """Listen (again), always at the same port."""
-        listener = socket.create_server(("127.0.0.1", getattr(self, "_port", 0)), backlog=64)
+        listener = socket.create_server((self._address, self._port), backlog=64)
         self._listener = listener
+        self._port = listener.getsockname()[1]
         self._start(functools.partial(self._accept, listener))
 
     def cut(self) -> None:

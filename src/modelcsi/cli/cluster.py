@@ -25,11 +25,11 @@ class Cluster:
         self.pods = Pods()
         self.pull_secrets: PullSecrets | None = None
         self.has_pod_info: Callable[[], bool | None] = lambda: None
-        self.offers_tokens: Callable[[], bool] = lambda: False
+        self.has_context_tokens: Callable[[], bool] = lambda: False
         self.label_node: Callable[[Iterable[Digest]], None] = lambda _: None
         self._starts: list[Callable[[], None]] = []
         self._stops: list[Callable[[float], None]] = []
-        if config.kubernetes.is_used or config.registry.node_credentials is not None:
+        if config.kubernetes.is_used or config.registry.node_credentials is not None or self._reads_tokens(config):
             self._connect(config)
 
     def start(self) -> None:
@@ -41,6 +41,11 @@ class Cluster:
         """Say what is left to say, for a second at most."""
         for stop in self._stops:
             stop(_STOP_SECONDS)
+
+    @staticmethod
+    def _reads_tokens(config: Config) -> bool:
+        """Tokens outside of secrets count only where the CSIDriver object is known to ask for them."""
+        return bool(config.registry.service_account_tokens)
 
     def _connect(self, config: Config) -> None:
         # The client takes 0.1 s to import: only where it is wanted.
@@ -60,7 +65,9 @@ class Cluster:
         # Its warnings should come at start, and nothing waits for them.
         self._starts.append(threading.Thread(target=driver.refresh, name="csidriver-object", daemon=True).start)
         self.has_pod_info = driver.has_pod_info
-        self.offers_tokens = lambda: bool((settings := driver.settings()) and settings.audiences)
+        self.has_context_tokens = lambda: bool(
+            (known := driver.settings()) and known.audiences and not known.tokens_in_secrets
+        )
         pods = PodReader(client, driver.has_pod_info)
         self.pull_secrets = pods if wanted.pull_secrets else None
         recorder = None

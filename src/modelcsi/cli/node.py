@@ -96,7 +96,9 @@ class NodeDriver:
         self._puller = Puller(self._store, *self._registry_of(config), limits)
         self._puller.observer = _MeasuredPulls(self._metrics)
         mounter = Mounter()
-        self._volumes = Volumes(self._store, self._puller, mounter, PublishSlots(config.publish_slots))
+        self._volumes = Volumes(
+            self._store, self._puller, mounter, PublishSlots(config.publish_slots), self._cluster.pods
+        )
         self._dynamic = DynamicVolumes(
             *(self._store, self._puller, mounter, DynamicServers(self._metrics).serve),
             is_enabled=lambda: source.current.features.dynamic_mounts,
@@ -110,6 +112,7 @@ class NodeDriver:
                 service_name=config.service_name,
                 node_id=node_name(config.environment),
                 has_dynamic_mounts=lambda: source.current.features.dynamic_mounts,
+                has_context_tokens=self._cluster.has_context_tokens,
             ),
             controller=Controller(config.service_name),
         )

@@ -124,7 +124,8 @@ class Announcements:
         self._forget(owner)
         if self._announcer is None or pod is None:
             return
-        text, now = f"{reference}: {error}", self._clock()
+        text = str(error) if reference in error.message else f"{reference}: {error}"
+        now = self._clock()
         with self._changed:
             said, when = self._failures.pop(owner, ("", now))
             is_news = said != text or now - when >= _SAME_FAILURE_SECONDS

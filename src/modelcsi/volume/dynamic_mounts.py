@@ -17,7 +17,7 @@ from modelcsi.artifact.layer import Layer
 from modelcsi.artifact.selection import Selection
 from modelcsi.artifact.tree import wanted_layers
 from modelcsi.deadline import Deadline
-from modelcsi.errors import AlreadyPublished, InvalidRequest, NotFound, OperationPending, PullPending
+from modelcsi.errors import AlreadyPublished, InvalidRequest, NotFound, OperationPending, PullPending, StoreFull
 from modelcsi.oci.reference import Reference
 from modelcsi.pull.job import PullJob
 from modelcsi.pull.patience import Patience
@@ -252,7 +252,10 @@ class DynamicVolume:
 
 def hold_leases(store: Store) -> None:
     """Let the leases of dynamic mounts be those of what is on the disk: the database may be lost, or a kill came between."""
-    store.records.replace_leases(_LEASES, _leases_on_disk(store))
+    try:
+        store.records.replace_leases(_LEASES, _leases_on_disk(store))
+    except StoreFull:  # a driver must start on a full disk; the links keep the bytes of what pods see
+        logger.warning("the leases of dynamic mounts could not be recorded: the disk is full")
 
 
 def _leases_on_disk(store: Store) -> dict[str, str]:

@@ -120,6 +120,11 @@ def check_parameters(parameters: Mapping[str, str], service_name: str) -> None:
 
     Raises InvalidRequest.
     """
+    if f"{service_name}/mount-id" in parameters:
+        raise InvalidRequest(
+            f"{service_name}/mount-id is not supported: no controller mounts into a running pod",
+            hint="the pod itself does, by the socket in its dynamic volume (docs/dynamic-mounts.md)",
+        )
     values = _known_values(parameters, service_name)
     if "modelRef" not in values:
         raise InvalidRequest(

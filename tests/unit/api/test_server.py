@@ -128,3 +128,60 @@ def test_stopping_cuts_what_is_open() -> None:
     with pytest.raises(ConnectionRefusedError):
         socket.create_connection(address, timeout=10)
     silent.close()
+
+
+def test_work_is_not_cut_to_make_place() -> None:
+    """When every connection is worked for, the next one is turned away; then there is place again."""
+    listener = socket.create_server(("127.0.0.1", 0))
+    address = listener.getsockname()
+    working, done = threading.Semaphore(0), threading.Event()
+
+    def respond(_: Request) -> Answer:
+        working.release()
+        done.wait(10)
+        return Answer(204, b"")
+
+    server = HttpServer(listener, respond, max_connections=2)
+    server.start()
+    busy = [socket.create_connection(address, timeout=10) for _ in range(2)]
+    for connection in busy:
+        connection.sendall(b"DELETE / HTTP/1.1\r\n\r\n")
+        assert working.acquire(timeout=10)
+    turned_away = _talk(address, b"DELETE / HTTP/1.1\r\n\r\n")
+    done.set()
+    answers = [connection.recv(1000).partition(b"\r\n")[0] for connection in busy]
+    for connection in busy:
+        connection.close()
+    server.stop()
+
+    assert (b"", [b"HTTP/1.0 204 No Content"] * 2) == (turned_away, answers)
+
+
+def test_servers_share_a_room() -> None:
+    """Together they have no more connections than it lets in, and give the place back."""
+    room, arrived, done = threading.Semaphore(1), threading.Event(), threading.Event()
+
+    def respond(_: Request) -> Answer:
+        arrived.set()
+        done.wait(10)
+        return Answer(200, b"ok")
+
+    listeners = [socket.create_server(("127.0.0.1", 0)) for _ in range(2)]
+    servers = [HttpServer(listener, respond, room=room) for listener in listeners]
+    for server in servers:
+        server.start()
+    first, second = (listener.getsockname() for listener in listeners)
+    with socket.create_connection(first, timeout=10) as sitting:
+        sitting.sendall(b"GET / HTTP/1.1\r\n\r\n")
+        assert arrived.wait(10)
+        full = _talk(second, b"GET / HTTP/1.1\r\n\r\n")
+        done.set()
+        while sitting.recv(1000):
+            pass
+    assert room.acquire(timeout=10)
+    room.release()
+    free = _talk(second, b"GET / HTTP/1.1\r\n\r\n")
+    for server in servers:
+        server.stop()
+
+    assert (b"", True) == (full, free.endswith(b"ok"))

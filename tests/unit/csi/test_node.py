@@ -10,6 +10,7 @@ import grpc
 import pytest
 
 from modelcsi.csi.pb import csi_pb2
+from modelcsi.volume.spec import VolumeSpec
 from tests.fakes.volumes import FakeVolumes
 from tests.unit.csi.conftest import Client
 
@@ -100,9 +101,24 @@ def test_the_request_becomes_a_spec(client: Client, volumes: FakeVolumes, publis
     client.node.NodePublishVolume(publish_request)
     spec = volumes.specs[0]
 
+    assert isinstance(spec, VolumeSpec)
     assert (spec.volume_id, spec.target) == (publish_request.volume_id, publish_request.target_path)
     assert str(spec.reference) == "registry.example/model:v1"
     assert dict(spec.secrets) == {"username": "alice"}
+
+
+@pytest.mark.parametrize(("place", "expected"), [("secrets", {"registry": "t0ken"}), ("volume_context", {})])
+def test_service_account_tokens_are_kubelets(
+    client: Client, volumes: FakeVolumes, publish_request: Publish, place: str, expected: dict[str, str]
+) -> None:
+    """Among the secrets they count; among the attributes only where kubelet is known to write them there."""
+    tokens = '{"registry": {"token": "t0ken", "expirationTimestamp": "2999-01-01T00:00:00Z"}}'
+    getattr(publish_request, place)["csi.storage.k8s.io/serviceAccount.tokens"] = tokens
+    client.node.NodePublishVolume(publish_request)
+    spec = volumes.specs[0]
+
+    assert isinstance(spec, VolumeSpec)
+    assert (expected, {}) == (dict(spec.tokens), dict(spec.secrets))
 
 
 def test_unpublish_takes_any_id(client: Client, tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -29,15 +30,18 @@ class Plugin:
         self._path = directory / name
         self._answer = directory / f"{name}.json"
 
-    def answer(self, auth: object, key_type: str = "Image", duration: object = None, **more: object) -> None:
+    def answer(self, auth: object, key_type: str = "Image", duration: object = None) -> None:
         """Answer this from now on."""
+        self.change(auth, {"cacheKeyType": key_type, "cacheDuration": duration})
+
+    def change(self, auth: object, changes: Mapping[str, object]) -> None:
+        """Answer this from now on, right but for the changes."""
         document = {
             "kind": "CredentialProviderResponse",
             "apiVersion": PROTOCOL,
-            "cacheKeyType": key_type,
-            "cacheDuration": duration,
+            "cacheKeyType": "Image",
             "auth": auth,
-            **more,
+            **changes,
         }
         self._answer.write_text(json.dumps(document), encoding="utf-8")
         self.script(f"cat {self._answer}")

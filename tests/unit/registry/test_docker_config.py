@@ -137,6 +137,16 @@ def test_a_fingerprint_tells_credentials_apart_and_needs_the_salt() -> None:
     assert "anonymous" == ANONYMOUS.fingerprint(b"salt")
 
 
+def test_the_fingerprint_of_an_identity_is_not_that_of_its_secrets() -> None:
+    """Somebody vouches for whom they are of, whatever they are now; no secret can be chosen that looks like it."""
+    one, two = (Credentials("sa", token, identity="team-a/trainer") for token in ("one", "two"))
+
+    assert one.fingerprint(b"salt") == two.fingerprint(b"salt")
+    assert one.fingerprint(b"salt") != Credentials("identity", "team-a/trainer").fingerprint(b"salt")
+    assert one.fingerprint(b"salt") != Credentials("sa", "one").fingerprint(b"salt")
+    assert "anonymous" == Credentials(identity="team-a/trainer").fingerprint(b"salt")
+
+
 @given(st.text(max_size=60), st.text(max_size=20))
 def test_any_auth_is_read_or_refused(auth: str, key: str) -> None:
     """Nothing but InvalidRequest is raised for a file that somebody else wrote."""

@@ -162,7 +162,7 @@ def test_an_answer_of_another_form_is_refused(
     answer: dict[str, object], message: str, plugin: Plugin, make: Callable[..., Providers]
 ) -> None:
     """Without its content, and nothing is kept."""
-    plugin.answer(AUTH, **answer) if "auth" not in answer else plugin.answer(**answer)
+    plugin.change(AUTH, answer)
     with pytest.raises(InvalidRequest) as caught:
         make().ask(PROVIDER, REFERENCE, "")
 

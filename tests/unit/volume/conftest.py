@@ -94,7 +94,9 @@ def spec(tmp_path: Path, reference: str) -> Callable[..., VolumeSpec]:
     ) -> VolumeSpec:
         (tmp_path / "pods").mkdir(exist_ok=True)
         attributes = {"modelRef": reference, **attributes}
-        return parse_spec(volume_id, str(tmp_path / "pods" / target), attributes, secrets or {}, SERVICE)
+        parsed = parse_spec(volume_id, str(tmp_path / "pods" / target), attributes, secrets or {}, SERVICE)
+        assert isinstance(parsed, VolumeSpec)
+        return parsed
 
     return make
 

@@ -18,7 +18,9 @@ def parse(
     attributes: Mapping[str, str], secrets: Mapping[str, str] | None = None, service: str = SERVICE
 ) -> VolumeSpec:
     """A request with these attributes."""
-    return parse_spec("volume", "/target", attributes, secrets or {}, service)
+    spec = parse_spec("volume", "/target", attributes, secrets or {}, service)
+    assert isinstance(spec, VolumeSpec)
+    return spec
 
 
 @pytest.mark.parametrize("key", ["modelRef", f"{SERVICE}/model-ref", f"{SERVICE}/reference"])
@@ -185,6 +187,7 @@ def test_parameters_of_a_storage_class() -> None:
         ({"modelRef": REF, f"{SERVICE}/type": "file"}, "must be one of image"),
         ({"modelRef": REF, f"{SERVICE}/check-disk-quota": "maybe"}, "boolean"),
         ({"modelRef": REF, "modelReff": "x"}, "did you mean modelRef?"),
+        ({"modelRef": REF, f"{SERVICE}/mount-id": "m"}, "no controller mounts into a running pod"),
     ],
 )
 def test_bad_parameters(parameters: dict[str, str], message: str) -> None:

@@ -1,0 +1,60 @@
+"""The node of hack/cluster, looked at from outside of its pods: only where the tests have brought it up themselves."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from modelcsi.mount.table import read_mount_table
+from tests.cluster.chart import ROOT
+from tests.cluster.kubectl import eventually, run
+
+KUBELET = Path("/var/lib/kubelet")
+_CLUSTER = str(ROOT / "hack" / "cluster")
+_KUBECONFIG = Path("/run/node/admin.kubeconfig")
+_UP_SECONDS = 120.0
+_SECONDS = 60.0
+
+
+def is_within() -> bool:
+    """Whether the tests run in the namespaces of hack/cluster."""
+    return "MODELCSI_SANDBOX" in os.environ
+
+
+def bring_up() -> None:
+    """`hack/cluster up`, unless somebody did it before in these namespaces."""
+    if not _KUBECONFIG.exists():
+        run(_CLUSTER, "up", seconds=_UP_SECONDS)
+
+
+class Node:
+    """Its processes, and what it has on its disk and in its mount table."""
+
+    def stop(self, name: str) -> None:
+        """End kubelet, containerd, kube-apiserver, etcd ..."""
+        run(_CLUSTER, "stop", name, seconds=_SECONDS)
+
+    def start(self, name: str) -> None:
+        """Start it again, with the arguments it had."""
+        run(_CLUSTER, "start", name, seconds=_SECONDS)
+
+    def restart(self, name: str) -> None:
+        """Both."""
+        run(_CLUSTER, "restart", name, seconds=_SECONDS)
+
+    def reboot(self) -> None:
+        """A power cut: all containers, containerd and kubelet killed, all mounts gone; then started again.
+
+        The API server tells old states of pods until the kubelet has looked: wait for what must change.
+        """
+        run(_CLUSTER, "reboot", seconds=_SECONDS)
+
+    def volumes(self) -> list[str]:
+        """What there is of CSI volumes: mounts and directories below kubelet's, published or forgotten."""
+        mounted = [mount.mount_point for mount in read_mount_table() if "/kubernetes.io~csi/" in mount.mount_point]
+        directories = (KUBELET / "pods").glob("*/volumes/kubernetes.io~csi/*")
+        return sorted({*mounted, *map(str, directories)})
+
+    def assert_nothing_left(self, seconds: float = _SECONDS) -> None:
+        """No CSI volume is mounted, and kubelet has no directory of one; kubelet tidies up a moment after a pod is gone."""
+        eventually(lambda: not self.volumes(), "kubelet's directories are empty", seconds)
