@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
 import re
-import shutil
 import subprocess
 import tomllib
 from collections.abc import Iterator
@@ -187,9 +185,7 @@ def test_generated_files_are_up_to_date() -> None:
         subprocess.run([ROOT / "hack" / script, "--check"], check=True, timeout=60)
 
 
-@pytest.mark.skipif(
-    not (os.environ.get("KUBECONFIG") and shutil.which("kubectl")), reason="no cluster: hack/cluster up"
-)
+@pytest.mark.usefixtures("cluster")
 @pytest.mark.parametrize("name", list(_SETS))
 def test_api_server_accepts_every_object(name: str) -> None:
     """A dry run at a real API server, under names that nothing else there has."""

@@ -120,8 +120,10 @@ class DynamicVolume:
             trash = self._store.dynamic.discard_mount(self.key, mount_id)
             with self._changed:
                 self._mounts.pop(mount_id, None)
-            self._store.records.end_lease(self._owner(mount_id))
-        empty_trash(*trash)
+            try:
+                self._store.records.end_lease(self._owner(mount_id))
+            finally:  # on a full disk the lease stays until the next attempt, which this may make room for
+                empty_trash(*trash)
 
     def mounts(self) -> list[DynamicMount]:
         """All mounts, by their ids; with those on their way."""
