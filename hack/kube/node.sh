@@ -89,6 +89,7 @@ maxPods: 200
 volumePluginDir: /run/volume-plugins
 evictionHard: {memory.available: 100Mi, nodefs.available: 1%, imagefs.available: 1%, nodefs.inodesFree: 1%}
 imageGCHighThresholdPercent: 100
+syncFrequency: ${KUBELET_SYNC:-1m}
 volumeStatsAggPeriod: ${KUBELET_STATS:-1m}
 shutdownGracePeriod: 0s
 YAML
