@@ -17,7 +17,6 @@ from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Self
 
 from modelcsi.artifact.layer import Compression, Layer, is_tar_head, sniff_codec
 from modelcsi.artifact.members import Member
@@ -32,6 +31,7 @@ from modelcsi.pull.sources import Sources, SourceStream
 from modelcsi.pull.transfer import Origin, Target, Transfer
 from modelcsi.pull.unpack import Unpacker, has_admitted_members, missing_members, peek
 from modelcsi.pull.window import MemoryBudget
+from modelcsi.registry.blob import Stream
 from modelcsi.store.content import ReadyBlob, ReadyLayer
 from modelcsi.store.ingest import BlobIngest, LayerIngest, discard_ingest, ingested_bytes
 from modelcsi.store.space import Reservation
@@ -331,7 +331,7 @@ class _Nothing:
         """Nothing is held back."""
 
 
-class _Inline:
+class _Inline(Stream):
     """A descriptor's own `data` (checked when it was parsed), or the empty blob: no request is made for them."""
 
     def __init__(self, data: bytes) -> None:
@@ -351,12 +351,6 @@ class _Inline:
 
     def close(self) -> None:
         """Nothing is open."""
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
 
 
 def is_told(layer: Layer) -> bool:

@@ -13,20 +13,18 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping
-from types import TracebackType
-from typing import Self
 
 from modelcsi.deadline import Deadline
-from modelcsi.errors import Forbidden, ModelCsiError, NotFound, RegistryUnavailable, Unauthenticated
+from modelcsi.errors import ModelCsiError, NotFound, RegistryUnavailable
 from modelcsi.oci.descriptor import Descriptor
 from modelcsi.oci.digest import Digest
-from modelcsi.pull.transfer import Stream
+from modelcsi.registry.answers import REFUSALS
+from modelcsi.registry.blob import Stream
 from modelcsi.registry.client import Repository
 from modelcsi.registry.credentials import Credentials
 
 logger = logging.getLogger(__name__)
 
-_REFUSALS = (Unauthenticated, Forbidden, NotFound)
 _ASK_SECONDS = 60.0
 """For one small question; it is asked by a job, which no caller's deadline bounds."""
 _KNOWN_SECONDS = 60.0
@@ -83,7 +81,7 @@ class Sources:
         """Whether the repository shows, for the credentials it was brought with, that it holds the blob."""
         try:
             return repository.has_blob(descriptor, Deadline.after(_ASK_SECONDS))
-        except _REFUSALS:
+        except REFUSALS:
             return False
 
     def shows(self, descriptor: Descriptor) -> bool:
@@ -150,7 +148,7 @@ class Sources:
                 repository = self._usable[0]
             try:
                 return repository.open_blob(descriptor, start, end)
-            except _REFUSALS as error:
+            except REFUSALS as error:
                 with self._lock:
                     if repository in self._usable:  # else another thread was refused too, or newer ones took its place
                         self._usable.remove(repository)
@@ -190,7 +188,7 @@ class Sources:
             stream = mirror.open_blob(descriptor, start, end)
         except ModelCsiError as error:
             logger.debug("passing over the mirror %s: %s", mirror.source, error.message)
-            if isinstance(error, _REFUSALS):
+            if isinstance(error, REFUSALS):
                 refused = digest if isinstance(error, NotFound) else None
                 with self._lock:
                     self._without.add((mirror.source, mirror.credentials, refused))
@@ -211,33 +209,21 @@ class Sources:
             self._received[host] += size
 
 
-class SourceStream:
+class SourceStream(Stream):
     """A blob's bytes, counted for the host that sends them."""
 
     def __init__(self, stream: Stream, host: str, count: Callable[[str, int], None]) -> None:
         self.host = host
+        self.honours_ranges = stream.honours_ranges
         self._stream = stream
         self._count = count
 
-    @property
-    def honours_ranges(self) -> bool:
-        """Whether the server can serve parts."""
-        return self._stream.honours_ranges
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        self.close()
-
     def read(self, size: int) -> bytes:
-        """Up to `size` bytes; empty at the end."""
+        """As `Stream.read`."""
         piece = self._stream.read(size)
         self._count(self.host, len(piece))
         return piece
 
     def close(self) -> None:
-        """End it; any thread, repeatable."""
+        """As `Stream.close`."""
         self._stream.close()

@@ -12,7 +12,7 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -21,6 +21,7 @@ from modelcsi.oci.descriptor import Descriptor
 from modelcsi.pull.plan import Claim, Plan
 from modelcsi.pull.progress import Progress
 from modelcsi.pull.window import PIECE_BYTES, MemoryBudget, Window
+from modelcsi.registry.blob import Stream
 
 logger = logging.getLogger(__name__)
 
@@ -42,24 +43,10 @@ class Growth:
     look_seconds: float = 1.0
 
 
-class Stream(Protocol):
-    """An open answer of a registry."""
-
-    @property
-    def honours_ranges(self) -> bool:
-        """Whether the server can serve parts."""
-
-    def read(self, size: int) -> bytes:
-        """Up to `size` bytes; empty at the end of the range that was asked for. Raises RegistryUnavailable."""
-
-    def close(self) -> None:
-        """End it; a read that waits in another thread raises. Repeatable."""
-
-
 class Origin(Protocol):
     """Where a blob can be had."""
 
-    def open_blob(self, descriptor: Descriptor, start: int, end: int | None) -> AbstractContextManager[Stream]:
+    def open_blob(self, descriptor: Descriptor, start: int, end: int | None) -> Stream:
         """The bytes from `start` to `end` (None: all that follow)."""
 
 

@@ -17,6 +17,8 @@ from modelcsi.errors import Forbidden, ModelCsiError, NotFound, RegistryUnavaila
 from modelcsi.registry.docker_config import Credentials
 from modelcsi.registry.transport import STALL_SECONDS, Response
 
+REFUSALS = (Unauthenticated, Forbidden, NotFound)
+"""What a host that works answers to those who may not see a thing, or where it is not: another's answer may differ."""
 MAX_ERROR_BYTES = 16 << 10
 _MAX_DETAIL = 200
 _NEVER = Deadline.never()

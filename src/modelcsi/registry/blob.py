@@ -7,6 +7,7 @@ answer says about length and range, because a wrong one would waste a download.
 from __future__ import annotations
 
 import re
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Self
@@ -33,8 +34,35 @@ class Span:
             raise ValueError(f"bytes {self.start} to {self.end} of a blob of {self.size}")
 
 
-class BlobStream:
-    """The bytes of a span in order. One thread reads; another may `close`, which ends a read that waits."""
+class Stream(ABC):
+    """Bytes in order, closed at the end of a `with`. One thread reads; another may `close`, which ends a read that waits."""
+
+    honours_ranges: bool
+    """Whether the server can serve parts."""
+
+    @abstractmethod
+    def read(self, size: int) -> bytes:
+        """1 to `size` bytes, as many as arrive together; b"" exactly at the end of the span.
+
+        Raises RegistryUnavailable when the connection breaks, stalls or ends early (what arrived before was returned),
+        CorruptContent when the body is longer than the blob.
+        """
+
+    @abstractmethod
+    def close(self) -> None:
+        """Give the connection back. May be called again, and by another thread."""
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+class BlobStream(Stream):
+    """The bytes of a span, as the answer brings them."""
 
     def __init__(self, response: Response | None, span: Span, *, is_range: bool, honours_ranges: bool = True) -> None:
         """`is_range`: the body starts at the span's start, else at 0. No response: the span is empty."""
@@ -51,20 +79,8 @@ class BlobStream:
     def __repr__(self) -> str:
         return f"<BlobStream {self._span.what} {self._span.start}-{self._span.end}, {self._missing} bytes to come>"
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        self.close()
-
     def read(self, size: int) -> bytes:
-        """1 to `size` bytes, as many as arrive together; b"" exactly at the end of the span.
-
-        Raises RegistryUnavailable when the connection breaks, stalls or ends early (what arrived before was returned),
-        CorruptContent when the body is longer than the blob.
-        """
+        """As `Stream.read`."""
         while self._skip:
             self._skip -= len(self._receive(min(self._skip, _SKIP_BYTES)))
         if not self._missing:
@@ -75,7 +91,7 @@ class BlobStream:
         return piece
 
     def close(self) -> None:
-        """Give the connection back. May be called again, and by another thread."""
+        """As `Stream.close`."""
         if self._response is not None:
             self._response.close()
 

@@ -21,7 +21,15 @@ from modelcsi.oci.digest import EMPTY_BLOB, Digest
 from modelcsi.oci.manifest import ACCEPTED_TYPES, MAX_MANIFEST_BYTES
 from modelcsi.oci.reference import Reference
 from modelcsi.registry.answers import read_bounded
-from modelcsi.registry.blob import BlobStream, Span, content_length, is_first_byte, open_stream, unsatisfied_range
+from modelcsi.registry.blob import (
+    BlobStream,
+    Span,
+    Stream,
+    content_length,
+    is_first_byte,
+    open_stream,
+    unsatisfied_range,
+)
 from modelcsi.registry.caller import Caller
 from modelcsi.registry.credentials import Keychain
 from modelcsi.registry.docker_config import Credentials
@@ -174,7 +182,7 @@ class Repository:
             return True
         return self._asked(deadline, lambda limit: self._has_blob(descriptor, limit))
 
-    def open_blob(self, descriptor: Descriptor, start: int = 0, end: int | None = None) -> BlobStream | MirrorStream:
+    def open_blob(self, descriptor: Descriptor, start: int = 0, end: int | None = None) -> Stream:
         """The bytes from `start` to `end` (exclusive; None: the end of the blob). One attempt; the caller goes on after a failure.
 
         Raises NotFound, Unauthenticated, Forbidden, RegistryUnavailable, CorruptContent (another length than the descriptor's).

@@ -12,17 +12,16 @@ import time
 from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass
-from types import TracebackType
-from typing import Self, TypeVar
+from typing import TypeVar
 
-from modelcsi.errors import Forbidden, ModelCsiError, NotFound, RegistryUnavailable, Unauthenticated
+from modelcsi.errors import ModelCsiError, RegistryUnavailable
 from modelcsi.oci.digest import Digest
-from modelcsi.registry.blob import BlobStream
+from modelcsi.registry.answers import REFUSALS
+from modelcsi.registry.blob import BlobStream, Stream
 from modelcsi.registry.transport import Timeouts
 
 logger = logging.getLogger(__name__)
 
-_REFUSALS = (Unauthenticated, Forbidden, NotFound)
 _MAX_BLAMED = 1000
 _MAX_KNOWN = 256
 _BLAME_SECONDS = 3600.0
@@ -79,7 +78,7 @@ class MirrorHealth:
             raise RegistryUnavailable(f"the mirror {host} failed, and is left alone for {wait_seconds:.0f} s")
         try:
             return operation()
-        except _REFUSALS:
+        except REFUSALS:
             raise
         except ModelCsiError as error:
             self.failed(url, host, error)
@@ -120,7 +119,7 @@ class MirrorHealth:
             return self._blamed.get((url, digest), 0.0) > self.clock()
 
 
-class MirrorStream:
+class MirrorStream(Stream):
     """A blob's bytes from a mirror; a failure, and being slow, counts against it."""
 
     def __init__(self, stream: BlobStream, health: MirrorHealth, url: str, host: str) -> None:
@@ -137,16 +136,8 @@ class MirrorStream:
     def __repr__(self) -> str:
         return f"<MirrorStream {self._mirror[1]} {self._stream!r}>"
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        self.close()
-
     def read(self, size: int) -> bytes:
-        """As `BlobStream.read`; raises RegistryUnavailable of a mirror that is too slow as well."""
+        """As `Stream.read`; raises RegistryUnavailable of a mirror that is too slow as well."""
         if self._failure is not None:
             self._health.failed(*self._mirror, self._failure)
             raise self._failure
@@ -163,7 +154,7 @@ class MirrorStream:
         return piece
 
     def close(self) -> None:
-        """As `BlobStream.close`; what a read raises afterwards is not the mirror's fault."""
+        """As `Stream.close`; what a read raises afterwards is not the mirror's fault."""
         self._is_closed = True
         self._stream.close()
 

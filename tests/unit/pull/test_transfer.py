@@ -15,6 +15,7 @@ from modelcsi.pull.progress import Progress
 from modelcsi.pull.sources import Sources
 from modelcsi.pull.transfer import Growth, Stopped, Transfer
 from modelcsi.pull.window import MemoryBudget
+from modelcsi.registry.blob import Stream
 from modelcsi.registry.client import Registry
 from modelcsi.registry.credentials import ANONYMOUS
 from tests.fakes.registry import FakeRegistry
@@ -316,7 +317,7 @@ class Slow:
         return self.content[start : start + size]
 
 
-class SlowStream:
+class SlowStream(Stream):
     def __init__(self, origin: Slow, start: int, end: int) -> None:
         self.honours_ranges = origin.ranges
         self._origin, self._position, self._end = origin, start, end

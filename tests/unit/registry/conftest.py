@@ -16,10 +16,10 @@ import pytest
 
 from modelcsi.oci.descriptor import Descriptor
 from modelcsi.oci.reference import Reference
-from modelcsi.registry.client import BlobStream, Registry, Repository
+from modelcsi.registry.blob import Stream
+from modelcsi.registry.client import Registry, Repository
 from modelcsi.registry.credentials import ANONYMOUS, Credentials
 from modelcsi.registry.hosts import Hosts
-from modelcsi.registry.mirrors import MirrorStream
 from modelcsi.registry.transport import HttpTransport
 from tests.fakes.registry import FakeRegistry
 
@@ -73,7 +73,7 @@ def make_bytes(size: int) -> bytes:
 CONTENT = make_bytes(200_000)
 
 
-def read_all(stream: BlobStream | MirrorStream, size: int = 70_000) -> bytes:
+def read_all(stream: Stream, size: int = 70_000) -> bytes:
     """All that the stream gives, read in pieces of `size` at the most; the stream is closed."""
     with stream:
         pieces = []
