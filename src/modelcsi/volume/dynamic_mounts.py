@@ -206,7 +206,7 @@ class DynamicVolume:
             self._mounts[request.mount_id] = mount
 
     def _owner(self, mount_id: MountId) -> str:
-        return f"{_LEASES} {self.volume_id} {self.target} {mount_id}"
+        return _owner(self.volume_id, self.target, mount_id)
 
     def _send_away(self, mount_id: MountId | None = None) -> None:
         """Those that mount this id, or any."""
@@ -266,8 +266,12 @@ def _leases_on_disk(store: Store) -> dict[str, str]:
         for name, document in store.dynamic.mounts(key).items():
             mount = _parsed(name, document)
             if mount is not None:
-                found[f"{_LEASES} {record.get('volume_id')} {record.get('target')} {mount.mount_id}"] = mount.manifest
+                found[_owner(record.get("volume_id"), record.get("target"), mount.mount_id)] = mount.manifest
     return found
+
+
+def _owner(volume_id: object, target: object, mount_id: MountId) -> str:
+    return f"{_LEASES} {volume_id} {target} {mount_id}"
 
 
 def _parsed(name: str, document: Mapping[str, object]) -> DynamicMount | None:
