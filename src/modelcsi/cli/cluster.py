@@ -26,10 +26,13 @@ class Cluster:
         self.pull_secrets: PullSecrets | None = None
         self.has_pod_info: Callable[[], bool | None] = lambda: None
         self.has_context_tokens: Callable[[], bool] = lambda: False
-        self.label_node: Callable[[Iterable[Digest]], None] = lambda _: None
+        self.label_node: Callable[[Iterable[Digest]], None] | None = None
+        """Shows what the node has; None where that is not wanted, which saves asking the database."""
         self._starts: list[Callable[[], None]] = []
         self._stops: list[Callable[[float], None]] = []
-        if config.kubernetes.is_used or config.registry.node_credentials is not None or self._reads_tokens(config):
+        wanted = config.registry
+        # Tokens outside of secrets count only where the CSIDriver object is known to ask for them.
+        if config.kubernetes.is_used or wanted.node_credentials is not None or wanted.service_account_tokens:
             self._connect(config)
 
     def start(self) -> None:
@@ -41,11 +44,6 @@ class Cluster:
         """Say what is left to say, for a second at most."""
         for stop in self._stops:
             stop(_STOP_SECONDS)
-
-    @staticmethod
-    def _reads_tokens(config: Config) -> bool:
-        """Tokens outside of secrets count only where the CSIDriver object is known to ask for them."""
-        return bool(config.registry.service_account_tokens)
 
     def _connect(self, config: Config) -> None:
         # The client takes 0.1 s to import: only where it is wanted.

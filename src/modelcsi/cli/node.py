@@ -96,14 +96,15 @@ class NodeDriver:
         self._puller = Puller(self._store, *self._registry_of(config), limits)
         self._puller.observer = _MeasuredPulls(self._metrics)
         mounter = Mounter()
-        self._volumes = Volumes(
-            self._store, self._puller, mounter, PublishSlots(config.publish_slots), self._cluster.pods
-        )
         self._dynamic = DynamicVolumes(
             *(self._store, self._puller, mounter, DynamicServers(self._metrics).serve),
             is_enabled=lambda: source.current.features.dynamic_mounts,
         )
-        self._volumes.dynamic = self._dynamic
+        self._volumes = Volumes(
+            *(self._store, self._puller, mounter, PublishSlots(config.publish_slots)),
+            pods=self._cluster.pods,
+            dynamic=self._dynamic,
+        )
         self._inventory = Inventory(self._store, self._puller, self._volumes.failures, self._dynamic.rows)
         services = Services(
             identity=Identity(config.service_name, self._is_ready.is_set),
@@ -166,8 +167,9 @@ class NodeDriver:
         while not self._ended.wait(_HOUSEKEEPING_SECONDS):
             try:
                 self._volumes.expire()
-                artifacts = self._store.records.artifacts()
-                self._cluster.label_node(record.manifest for record in reversed(artifacts))
+                if self._cluster.label_node is not None:
+                    artifacts = self._store.records.artifacts()
+                    self._cluster.label_node(record.manifest for record in reversed(artifacts))
             except Exception:  # a thread's main: a full disk today must not end the housekeeping of tomorrow
                 logger.exception("housekeeping failed; it is done again in %g s", _HOUSEKEEPING_SECONDS)
 

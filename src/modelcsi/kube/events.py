@@ -21,13 +21,12 @@ from modelcsi.kube.client import Answer, KubeClient
 from modelcsi.kube.event import Reporter, event_name, event_object, timestamp
 from modelcsi.kube.thrift import Bucket, Once
 from modelcsi.registry.caller import Pod
-from modelcsi.volume.announcements import Announcement
+from modelcsi.volume.announcements import PULL_PROGRESS, Announcement
 
 logger = logging.getLogger(__name__)
 
 _EVENTS = "/api/v1/namespaces/{}/events"
 _EVENT = "/api/v1/namespaces/{}/events/{}"
-_PROGRESS = "PullProgress"
 _MAX_QUEUED = 512
 _POD_BURST, _POD_PER_SECOND = 25, 1 / 12
 """client-go allows a burst of 25, then one in 300 s; a pull of hours says something each tenth, which is more."""
@@ -142,7 +141,7 @@ class EventRecorder:
 
     def _make_room(self) -> None:
         """The oldest progress goes: the next one tells more. Without any, the oldest of all."""
-        victim = next((saying for saying in self._queue if saying.announcement.reason == _PROGRESS), self._queue[0])
+        victim = next((saying for saying in self._queue if saying.announcement.reason == PULL_PROGRESS), self._queue[0])
         self._queue.remove(victim)
         self._drop(f"over {_MAX_QUEUED} wait")
 

@@ -27,11 +27,13 @@ _STEP_PERCENT = 10
 _REMEMBERED_FAILURES = 256
 _SAME_FAILURE_SECONDS = 600.0
 """kubelet tries a final error again about every two minutes; the same sentence is not said each time."""
+PULL_PROGRESS = "PullProgress"
+"""The reason of what may be left out where there is too much to say."""
 
 
 @dataclass(frozen=True, slots=True)
 class Announcement:
-    """One sentence for the pod's author; `reason` is one of Pulling, PullProgress, Pulled, Failed."""
+    """One sentence for the pod's author; `reason` is one of Pulling, PULL_PROGRESS, Pulled, Failed."""
 
     reason: str
     message: str
@@ -148,7 +150,7 @@ class Announcements:
                 waiting.spoke_at, waiting.percent = self._clock(), report.percent
         for waiting, report in due:
             trouble = f"; {report.trouble}" if report.trouble is not None else ""
-            self._say(waiting.pod, "PullProgress", f"Pulling {waiting.reference}: {report}{trouble}")
+            self._say(waiting.pod, PULL_PROGRESS, f"Pulling {waiting.reference}: {report}{trouble}")
 
     def _is_due(self, waiting: _Waiting, report: ProgressReport) -> bool:
         if waiting.spoke_at is None:

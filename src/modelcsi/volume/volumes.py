@@ -82,8 +82,16 @@ class Volumes:
     """The publications of this node."""
 
     def __init__(
-        self, store: Store, puller: Puller, mounts: Mounts, slots: PublishSlots, pods: Pods = NOBODY_ASKED
+        self,
+        store: Store,
+        puller: Puller,
+        mounts: Mounts,
+        slots: PublishSlots,
+        *,
+        pods: Pods = NOBODY_ASKED,
+        dynamic: DynamicVolumes | None = None,
     ) -> None:
+        """`dynamic`: the volumes without a model; None where there are none."""
         self._store = store
         self._announcements = Announcements(pods.announcer)
         self._departures = Departures(pods.watch)
@@ -91,8 +99,7 @@ class Volumes:
         self._puller = puller
         self._mounts = mounts
         self._slots = slots
-        self.dynamic: DynamicVolumes | None = None
-        """Volumes without a model; set after construction, since who serves them needs metrics. None: there are none."""
+        self._dynamic = dynamic
         self._changed = threading.Condition()
         # Under the condition's lock: targets that a call works on, with the patience of that call; when the owner of a
         # PENDING publication was last here (monotonic seconds).
@@ -108,9 +115,9 @@ class Volumes:
         """
         patience = Patience(_until(deadline))
         if isinstance(spec, DynamicSpec):
-            assert self.dynamic is not None, "only a driver that has dynamic volumes parses one"
+            assert self._dynamic is not None, "only a driver that has dynamic volumes parses one"
             with self._working_on(spec.target, patience):
-                self.dynamic.publish(spec)
+                self._dynamic.publish(spec)
             return
         with self._working_on(spec.target, patience), self._slots.enter():
             known = self._known(spec)
@@ -130,13 +137,14 @@ class Volumes:
             except TransientError as error:
                 self.failures.failed(record.target, spec.pod, record.reference, error)
                 raise
-            except Exception as error:  # an undo block: to kubelet a bug is a final answer, too
-                if not isinstance(error, FinalError):
-                    self._mounts.unmount(record.target)
+            except FinalError as error:
                 self._forget(record)
-                if isinstance(error, FinalError):
-                    self._announcements.failed(record.owner, spec.pod, record.reference, error)
-                    self.failures.failed(record.target, spec.pod, record.reference, error)
+                self._announcements.failed(record.owner, spec.pod, record.reference, error)
+                self.failures.failed(record.target, spec.pod, record.reference, error)
+                raise
+            except Exception:  # an undo block: to kubelet a bug is a final answer, too
+                self._mounts.unmount(record.target)
+                self._forget(record)
                 raise
             self._see(record.owner, is_done=True)
 
@@ -151,12 +159,12 @@ class Volumes:
             if records and all(record.volume_id not in ("", volume_id) for record in records):
                 logger.warning("%s is published for another volume than %s: left alone", target, volume_id)
                 return
-            if self.dynamic is not None and self.dynamic.is_other(volume_id, target):
+            if self._dynamic is not None and self._dynamic.is_other(volume_id, target):
                 logger.warning("%s shows another dynamic volume than %s: left alone", target, volume_id)
                 return
             self._mounts.unmount(target)
-            if self.dynamic is not None:
-                self.dynamic.unpublish(volume_id, target)
+            if self._dynamic is not None:
+                self._dynamic.unpublish(volume_id, target)
             self.failures.mended(target)
             remove_upstream_copy(self._store.layout.root, volume_id, self._mounts)
             try:
@@ -167,7 +175,7 @@ class Volumes:
 
     def stats(self, volume_id: VolumeId, path: str) -> VolumeStats:
         """Size and condition of a published volume. Raises NotFound when it is not published at `path`."""
-        usage = None if self.dynamic is None else self.dynamic.usage(volume_id, path)
+        usage = None if self._dynamic is None else self._dynamic.usage(volume_id, path)
         if usage is not None:
             size, files, is_shown = usage
             message = f"a dynamic volume is {'' if is_shown else 'not '}mounted at {path}"
@@ -188,16 +196,16 @@ class Volumes:
         """Bring rows and mounts together after a start, however the last process ended; before the first publish."""
         for owner in restore(self._store, self._mounts):
             self._see(owner)
-        if self.dynamic is not None:
-            self.dynamic.restore()
+        if self._dynamic is not None:
+            self._dynamic.restore()
 
     def shut_down(self) -> None:
         """Send every waiting publish away: its caller comes back to the next process."""
         with self._changed:
             for patience in self._busy.values():
                 patience.interrupt()
-        if self.dynamic is not None:
-            self.dynamic.shut_down()
+        if self._dynamic is not None:
+            self._dynamic.shut_down()
 
     def expire(self) -> None:
         """Give up publications whose caller has not come back, or whose mount has gone; called now and then."""

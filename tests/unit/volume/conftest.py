@@ -13,9 +13,10 @@ from modelcsi.pull.puller import Puller, PullLimits
 from modelcsi.registry.client import Registry
 from modelcsi.registry.credentials import Keychain
 from modelcsi.store.store import Store
+from modelcsi.volume.dynamic import DynamicVolumes
 from modelcsi.volume.slots import PublishSlots
 from modelcsi.volume.spec import VolumeId, VolumeSpec, parse_spec
-from modelcsi.volume.volumes import Volumes
+from modelcsi.volume.volumes import NOBODY_ASKED, Pods, Volumes
 from tests.fakes.mounter import FakeMounts
 from tests.fakes.registry import FakeRegistry
 from tests.unit.pull.conftest import FILES, client, fake, private, transport
@@ -52,13 +53,17 @@ def start_driver(tmp_path: Path, client: Registry, mounts: FakeMounts) -> Iterat
     """Starts a driver on the node's store, as after a kill of the last one."""
     drivers: list[Driver] = []
 
-    def start(slots: int = 8) -> Driver:
+    def start(
+        slots: int = 8, dynamic: Callable[[Store, Puller], DynamicVolumes] | None = None, pods: Pods = NOBODY_ASKED
+    ) -> Driver:
         for driver in drivers:
             if driver.is_running:
                 driver.kill()
         store = Store(tmp_path / "root")
         puller = Puller(store, client, Keychain(None), PullLimits())
-        volumes = Volumes(store, puller, mounts, PublishSlots(slots))
+        volumes = Volumes(
+            *(store, puller, mounts, PublishSlots(slots)), pods=pods, dynamic=dynamic and dynamic(store, puller)
+        )
         volumes.restore()
         drivers.append(Driver(store, puller, volumes))
         return drivers[-1]

@@ -57,11 +57,10 @@ def start(start_driver: Callable[..., Driver], mounts: FakeMounts, sockets: Sock
     """Starts a driver with dynamic volumes, as after a kill of the last one."""
 
     def make() -> Driver:
-        driver = start_driver()
         sockets.served.clear()
-        driver.volumes.dynamic = DynamicVolumes(driver.store, driver.puller, mounts, sockets.serve, lambda: True)
-        driver.volumes.restore()
-        return driver
+        return start_driver(
+            dynamic=lambda store, puller: DynamicVolumes(store, puller, mounts, sockets.serve, lambda: True)
+        )
 
     return make
 
