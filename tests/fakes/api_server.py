@@ -16,14 +16,15 @@ import enum
 import json
 import re
 import ssl
-import sys
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self, cast
+
+from tests.fakes.http_server import FakeHttpServer
 
 _DNS = re.compile(r"[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*")
 _LABEL_VALUE = re.compile(r"(([A-Za-z0-9][-A-Za-z0-9_.]*)?[A-Za-z0-9])?")
@@ -77,20 +78,18 @@ class FakeApiServer:
         return self._server.server_address[1]
 
     def __enter__(self) -> Self:
-        self._server = _Server(("127.0.0.1", 0), self, self._tls)
-        self._thread = threading.Thread(target=self._server.serve_forever, args=(0.005,), name="fake-api", daemon=True)
-        self._thread.start()
+        self._server = _Server(("127.0.0.1", 0), _Handler, self._tls)
+        self._server.api = self
+        self._server.start()
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         self.closing.set()
-        self._server.shutdown()
-        self._server.server_close()
-        self._thread.join()
-        if self._server.bugs and error is None:
-            raise self._server.bugs[0]
+        bug = self._server.stop()
+        if bug is not None and error is None:
+            raise bug
 
     def kubeconfig(self, path: Path, *, user: dict[str, str] | None = None, ca_file: Path | None = None) -> Path:
         """Write one that leads here."""
@@ -212,29 +211,8 @@ def _label_problem(stored: dict[str, Any]) -> str:
     return ""
 
 
-class _Server(ThreadingHTTPServer):
-    daemon_threads = True
-    request_queue_size = 64
-
-    def __init__(self, address: tuple[str, int], api: FakeApiServer, tls: ssl.SSLContext | None) -> None:
-        self.api = api
-        self.tls = tls
-        self.bugs: list[BaseException] = []
-        super().__init__(address, _Handler)
-
-    def finish_request(self, request: Any, client_address: Any) -> None:
-        """In the connection's own thread: the handshake, then its request."""
-        if self.tls is None:
-            super().finish_request(request, client_address)
-            return
-        with self.tls.wrap_socket(request, server_side=True) as wrapped:
-            super().finish_request(wrapped, client_address)
-
-    def handle_error(self, request: Any, client_address: Any) -> None:
-        """Keep what is no broken connection for `FakeApiServer.__exit__`."""
-        error = sys.exception()
-        if error is not None and not isinstance(error, OSError):
-            self.bugs.append(error)
+class _Server(FakeHttpServer):
+    api: FakeApiServer
 
 
 class _Handler(BaseHTTPRequestHandler):

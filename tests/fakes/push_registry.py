@@ -8,16 +8,16 @@ from __future__ import annotations
 import base64
 import json
 import ssl
-import sys
 import threading
 from collections import Counter
 from dataclasses import dataclass, field
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from types import TracebackType
 from typing import Any, Self
 from urllib.parse import parse_qs, urlsplit
 
 from modelcsi.oci.digest import Digest
+from tests.fakes.http_server import FakeHttpServer
 
 _REPOSITORY = "/v2/m/x/"
 
@@ -59,10 +59,7 @@ class PushRegistry:
             state = registry
 
         self.lock = threading.Lock()
-        self._server = _Server(("127.0.0.1", 0), Handler)
-        if self.tls is not None:
-            self._server.socket = self.tls.wrap_socket(self._server.socket, server_side=True)
-        self._thread = threading.Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.01})
+        self._server = FakeHttpServer(("127.0.0.1", 0), Handler, self.tls)
 
     @property
     def host(self) -> str:
@@ -82,23 +79,15 @@ class PushRegistry:
             return left > 0
 
     def __enter__(self) -> Self:
-        self._thread.start()
+        self._server.start()
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._server.shutdown()
-        self._thread.join()
-        self._server.server_close()
-
-
-class _Server(ThreadingHTTPServer):
-    daemon_threads = True
-
-    def handle_error(self, request: Any, client_address: Any) -> None:
-        if not isinstance(sys.exception(), ConnectionError):  # a client that goes is no news
-            super().handle_error(request, client_address)
+        bug = self._server.stop()
+        if bug is not None and error is None:
+            raise bug
 
 
 class _Handler(BaseHTTPRequestHandler):

@@ -12,21 +12,18 @@ It listens on 127.0.0.1, on a port of its own. Faults may be changed at any time
 from __future__ import annotations
 
 import base64
-import contextlib
 import enum
 import secrets
 import ssl
-import sys
 import threading
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
-from http.server import ThreadingHTTPServer
-from socket import socket
 from types import TracebackType
-from typing import Any, Self
+from typing import Self
 
 from tests.fakes.content import Content
+from tests.fakes.http_server import FakeHttpServer
 from tests.fakes.registry_faults import Faults, Seen
 from tests.fakes.registry_handler import Handler
 
@@ -99,11 +96,9 @@ class FakeRegistry:
         return f"{'https' if self._tls else 'http'}://{self.host}"
 
     def __enter__(self) -> Self:
-        self._server = _Server((self._address, self._port), self, self._tls)
-        self._thread = threading.Thread(
-            target=self._server.serve_forever, args=(0.005,), name="fake-registry", daemon=True
-        )
-        self._thread.start()
+        self._server = _Server((self._address, self._port), Handler, self._tls)
+        self._server.registry = self
+        self._server.start()
         return self
 
     def __exit__(
@@ -111,12 +106,9 @@ class FakeRegistry:
     ) -> None:
         self.closing.set()
         self.faults.resume.set()
-        self._server.shutdown()
-        self._server.close_connections()
-        self._server.server_close()
-        self._thread.join()
-        if self._server.bugs and error is None:
-            raise self._server.bugs[0]
+        bug = self._server.stop()
+        if bug is not None and error is None:
+            raise bug
 
     @property
     def connections(self) -> int:
@@ -196,47 +188,5 @@ def _everything_in(seen: Seen) -> str:
     return f"{seen.path} {dict(seen.headers)} {basic} {seen.body.decode(errors='replace')}"
 
 
-class _Server(ThreadingHTTPServer):
-    daemon_threads = True
-    request_queue_size = 64
-
-    def __init__(self, address: tuple[str, int], registry: FakeRegistry, tls: ssl.SSLContext | None) -> None:
-        self.registry = registry
-        self.tls = tls
-        self.bugs: list[BaseException] = []
-        """What a handler raised that is not the client going away."""
-        self.accepted = 0
-        self._lock = threading.Lock()  # guards _open and accepted
-        self._open: set[socket] = set()
-        super().__init__(address, Handler)
-
-    def finish_request(self, request: Any, client_address: Any) -> None:
-        """In the connection's own thread: the handshake, then requests until one of the two closes."""
-        with self._lock:
-            self.accepted += 1
-            self._open.add(request)
-        served = request
-        try:
-            if self.tls:
-                served = self.tls.wrap_socket(request, server_side=True)
-                with self._lock:
-                    self._open.add(served)
-            super().finish_request(served, client_address)
-        finally:
-            with self._lock:
-                self._open -= {request, served}
-            if served is not request:
-                served.close()
-
-    def handle_error(self, request: Any, client_address: Any) -> None:
-        """Keep what is no broken connection for `FakeRegistry.__exit__`."""
-        error = sys.exception()
-        if error is not None and not isinstance(error, OSError):
-            self.bugs.append(error)
-
-    def close_connections(self) -> None:
-        """End the threads that wait for another request of a client that keeps its connection."""
-        with self._lock:
-            for connection in self._open:
-                with contextlib.suppress(OSError):
-                    connection.shutdown(2)
+class _Server(FakeHttpServer):
+    registry: FakeRegistry
