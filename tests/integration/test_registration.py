@@ -62,11 +62,12 @@ def test_from_start_to_end(driver: Driver, kubelet: PluginWatcher) -> None:
     driver.start()
     kubelet.wait_for_event(REGISTERED)
     status, _ = page(driver, "/readyz")
+    registration = driver.ask("status")["registration"]
     driver.stop()
     kubelet.wait_for_event(DEREGISTERED)
 
     assert {SERVICE_NAME: "test-node"} == kubelet.node_ids
-    assert 200 == status
+    assert (200, "registered") == (status, registration)
     assert [] == list((driver.directory / "plugins_registry").iterdir())
     assert [] == driver.bugs()
 

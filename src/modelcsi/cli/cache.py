@@ -62,6 +62,8 @@ def run_status(options: argparse.Namespace) -> int:
     if options.json:
         print(json.dumps(status, indent=2))
         return DONE
+    if status["registration"] is not None:
+        print(f"kubelet: {status['registration']}")
     for pull in status["pulls"]:
         print(f"pulling {pull['reference']}\n  {_progress(pull)}")
     rows = [

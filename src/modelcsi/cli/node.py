@@ -105,7 +105,11 @@ class NodeDriver:
             pods=self._cluster.pods,
             dynamic=self._dynamic,
         )
-        self._inventory = Inventory(self._store, self._puller, self._volumes.failures, self._dynamic.rows)
+        self._registration = registration = _registration_of(config)
+        self._inventory = Inventory(
+            *(self._store, self._puller, self._volumes.failures, self._dynamic.rows),
+            registration=None if registration is None else lambda: str(registration.state),
+        )
         services = Services(
             identity=Identity(config.service_name, self._is_ready.is_set),
             node=Node(
@@ -120,7 +124,6 @@ class NodeDriver:
         self._csi = CsiServer(
             f"unix://{config.csi_socket}", services, self._metrics, publish_slots=config.publish_slots
         )
-        self._registration = _registration_of(config)
         self._api = MetricsServer(config.metrics_addresses, self._metrics, self._why_not_ready)
         self._control = ControlServer(config.root_dir, self._inventory)
 

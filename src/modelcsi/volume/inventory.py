@@ -24,16 +24,19 @@ class Inventory:
         puller: Puller,
         failures: Failures | None = None,
         dynamic_rows: Callable[[], Iterable[Mapping[str, Any]]] = tuple,
+        registration: Callable[[], str] | None = None,
     ) -> None:
-        """`dynamic_rows` are added to the publications."""
+        """`dynamic_rows` are added to the publications; `registration` is what kubelet says of the driver, None without it."""
         self._dynamic_rows = dynamic_rows
+        self._registration = registration
         self._store = store
         self._puller = puller
         self._failures = failures or Failures()
 
     def status(self) -> dict[str, Any]:
-        """Pulls that run, publications with their state, and the last publishes that failed."""
+        """What kubelet knows of the driver, pulls that run, publications with their state, and the last that failed."""
         return {
+            "registration": self._registration() if self._registration else None,
             "pulls": [_pull(status) for status in self._puller.running()],
             "publications": [
                 {

@@ -166,7 +166,7 @@ def test_a_short_call_waits_half_its_time(driver: Driver, fake: FakeRegistry, sp
     stall(fake)
     for _ in range(2):
         with pytest.raises(PullPending, match=r"pulling .*/models/tiny:v1: \d+% \("):
-            publish(driver, spec(), seconds=0.3)
+            publish(driver, spec(), seconds=1.0)
     pending = (states(driver), leases(driver))
     resume(fake)
     publish(driver, spec())
