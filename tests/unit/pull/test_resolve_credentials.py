@@ -85,7 +85,7 @@ def config(directory: Path, registry: FakeRegistry, user: str, password: str) ->
 
 
 def test_a_renewed_service_account_token_needs_no_network(node: Node) -> None:
-    """The account was accepted for the model; its tokens change every hour. Another account is asked for."""
+    """A service account that was accepted for a model needs no request for it when its token is renewed. Another one does."""
     sources = Sources(tokens=(ServiceAccountToken((node.registry.host,), "registry", "sa"),))
     first, second, other = jwt("trainer", "1"), jwt("trainer", "2"), jwt("trainer", "3", namespace="team-b")
     node.registry.users["sa"] = User(first)
@@ -146,7 +146,7 @@ def test_stale_credentials_of_the_node_do_not_hide_a_public_model(node: Node, tm
 
 
 def test_a_refused_secret_of_the_request_is_not_tried_without(node: Node) -> None:
-    """It is all that the request may use."""
+    """A secret of the request that names the registry is used alone: if it is refused, nothing of the node's or of nobody's is tried."""
     node.registry.auth = Auth.BEARER
     node.registry.public.add("models/tiny")
     with pytest.raises(Unauthenticated, match="the credentials of the request's secret"):
