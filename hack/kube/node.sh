@@ -6,7 +6,7 @@ source hack/kube/lib.sh
 NAME=n1
 CNI_PLUGINS=/usr/lib/cni
 export KUBECONFIG=$NODE/admin.kubeconfig
-CGROUP=modelcsi-${MODELCSI_SANDBOX-} # of all pods; hack/cluster removes it
+CGROUP=$(cat "$NODE/cgroup" 2>/dev/null || true) # of all pods; hack/cluster made the name, and removes it
 SERIAL=$SECONDS
 
 # identity FILE USER [GROUP]: a token for USER, and a kubeconfig that holds it.
