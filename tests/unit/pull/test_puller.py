@@ -14,7 +14,8 @@ from modelcsi.errors import CorruptContent, Forbidden, NotFound, PullPending, Re
 from modelcsi.oci.digest import Digest
 from modelcsi.pull.job import PullJob
 from modelcsi.pull.patience import Patience
-from modelcsi.pull.puller import PulledView, Puller
+from modelcsi.pull.puller import PulledView, Puller, PullLimits
+from modelcsi.pull.queue import JobQueue
 from modelcsi.store.store import Store
 from tests.fakes.registry import Auth, FakeRegistry, User
 from tests.unit.pull.conftest import FILES, Pod, secret, tree_of, wait_until
@@ -365,3 +366,25 @@ def test_a_silent_registry_is_in_nobody_elses_way(puller: Puller, stalled: FakeR
     call.thread.join(10)
 
     assert (FILES, len(FILES["model.safetensors"])) == (tree_of(view.path), served)
+
+
+def test_a_dead_registry_keeps_nobody_waiting(
+    make_puller: Callable[..., Puller], fake: FakeRegistry, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its models wait for turns in turn, and another registry's is pulled meanwhile; they go on with what they had."""
+    monkeypatch.setattr(JobQueue, "idle_after_seconds", 0.2)
+    puller = make_puller(PullLimits(jobs=1))
+    with FakeRegistry() as dead:
+        models = [f"dead/m{number}" for number in range(7)]
+        for model in models:
+            dead.content.push(model, "v1", {"model.bin": model.encode() * (1 << 18)})
+        dead.faults.stall_after_bytes = 1 << 20
+        calls = [Call(Pod(puller, f"{dead.host}/{model}:v1", model)) for model in models]
+        wait_until(lambda: sum(status.progress.done_bytes > 0 for status in puller.running()) >= 6)
+        fake.content.push("models/tiny", "v1", FILES)
+        view = Pod(puller, f"{fake.host}/models/tiny:v1").pull()
+        resume(dead)
+        shown = [tree_of(call.result().path) for call in calls]
+
+    assert FILES == tree_of(view.path)
+    assert [{"model.bin": model.encode() * (1 << 18)} for model in models] == shown
