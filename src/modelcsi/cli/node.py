@@ -177,8 +177,11 @@ class NodeDriver:
                 logger.exception("housekeeping failed; it is done again in %g s", _HOUSEKEEPING_SECONDS)
 
     def _reconfigure(self, config: Config) -> None:
+        """Raises InvalidRequest if it cannot be used, and then nothing of it is."""
+        self._cluster.use(config)
+        registry, keychain = self._registry_of(config)
+        self._puller.use(registry, keychain)
         setup_logging(self._log_level or config.log_level, json=not sys.stderr.isatty())
-        self._puller.use(*self._registry_of(config))
 
     def _registry_of(self, config: Config) -> tuple[Registry, Keychain]:
         settings = replace(_registry_settings(config), sources=self._sources_of(config))
