@@ -16,10 +16,11 @@ from typing import Protocol
 
 from modelcsi.artifact.tree import wanted_layers
 from modelcsi.deadline import Deadline
-from modelcsi.errors import FinalError, ModelCsiError
+from modelcsi.errors import FinalError, ModelCsiError, NotFound
 from modelcsi.pull.job import PullJob
 from modelcsi.pull.layers import LayerPuller, is_told
 from modelcsi.pull.patience import Patience
+from modelcsi.pull.policy import PullPolicy
 from modelcsi.pull.progress import ProgressReport
 from modelcsi.pull.queue import JobQueue
 from modelcsi.pull.resolve import Resolved, Resolver, Wish
@@ -31,6 +32,10 @@ from modelcsi.store.store import Store
 from modelcsi.store.views import view_id
 
 logger = logging.getLogger(__name__)
+
+
+_RESOLVE_SECONDS = 115.0
+"""As long as kubelet would wait for a publish; a manifest and a few tokens take seconds."""
 
 
 class PullObserver(Protocol):
@@ -103,7 +108,9 @@ class Puller:
 
     def resolve(self, wish: Wish, patience: Patience) -> Resolved:
         """See `Resolver.resolve`; a caller whose patience ends first gets PullPending."""
-        return patience.wait_for(lambda: self._resolver.resolve(wish, patience.deadline), str(wish.reference))
+        # Whoever asks may have left, or wait without end: what asks the registry for him ends by itself.
+        deadline = min(patience.deadline, Deadline.after(_RESOLVE_SECONDS), key=lambda limit: limit.at_seconds)
+        return patience.wait_for(lambda: self._resolver.resolve(wish, deadline), str(wish.reference))
 
     def pull(
         self,
@@ -117,7 +124,7 @@ class Puller:
         `joined` is told which job the caller waits for, if it has to.
 
         Raises PullPending while the job runs on without this caller, and what ended the job. After a final error the
-        caller ends its lease.
+        caller ends its lease. Raises NotFound with `Never` where something would have to be asked for.
         """
         artifact, wish = resolved.artifact, resolved.wish
         layers = wanted_layers(artifact, wish.selection)
@@ -128,6 +135,11 @@ class Puller:
         path = self._store.views.path(view)
         if path is not None and self._is_proven(resolved):
             return PulledView(view, path)
+        if wish.policy is PullPolicy.NEVER and not self._is_here(resolved):
+            raise NotFound(
+                f"{wish.reference} is on this node in part only, or not for these credentials, and pullPolicy is Never",
+                hint="pull it with another policy first",
+            )
         self._store.content.keep_manifest(artifact.digest, resolved.manifest)
         job = self._join(resolved, owner)
         if joined is not None:
@@ -167,6 +179,14 @@ class Puller:
     def _layer_finished(self, size_bytes: int, seconds: float, error: Exception | None) -> None:
         if self.observer is not None:
             self.observer.layer_finished(size_bytes, seconds, error)
+
+    def _is_here(self, resolved: Resolved) -> bool:
+        """Whether a job would have to ask nobody for anything."""
+        selection = resolved.wish.selection
+        layers = wanted_layers(resolved.artifact, selection)
+        return self._is_proven(resolved) and all(
+            is_told(layer) or self._layers.holds(layer, selection) for layer in layers
+        )
 
     def _is_proven(self, resolved: Resolved) -> bool:
         repository = resolved.repository

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import socket
 import threading
 from collections.abc import Callable
 
@@ -12,10 +13,13 @@ from modelcsi.artifact.selection import Selection
 from modelcsi.deadline import Deadline
 from modelcsi.errors import CorruptContent, Forbidden, NotFound, PullPending, RegistryUnavailable
 from modelcsi.oci.digest import Digest
+from modelcsi.oci.reference import Reference
 from modelcsi.pull.job import PullJob
 from modelcsi.pull.patience import Patience
+from modelcsi.pull.policy import PullPolicy
 from modelcsi.pull.puller import PulledView, Puller, PullLimits
 from modelcsi.pull.queue import JobQueue
+from modelcsi.pull.resolve import Wish
 from modelcsi.store.store import Store
 from tests.fakes.registry import Auth, FakeRegistry, User
 from tests.unit.pull.conftest import FILES, Pod, secret, tree_of, wait_until
@@ -388,3 +392,34 @@ def test_a_dead_registry_keeps_nobody_waiting(
 
     assert FILES == tree_of(view.path)
     assert [{"model.bin": model.encode() * (1 << 18)} for model in models] == shown
+
+
+def test_never_is_never(puller: Puller, fake: FakeRegistry, reference: str) -> None:
+    """A pull that ended in the middle left what proves the right to it; the rest is not fetched, and what is whole is shown."""
+    fake.faults.stall_after_bytes = 1 << 20
+    with pytest.raises(PullPending):
+        Pod(puller, reference, "first").pull(Patience(Deadline.after(0.3)))
+    puller.leave("first")
+    wait_until(lambda: not puller.running())
+    served = fake.blob_gets.total()
+    with pytest.raises(NotFound, match="in part only"):
+        Pod(puller, reference, policy=PullPolicy.NEVER).pull()
+    asked = fake.blob_gets.total() - served
+    resume(fake)
+    Pod(puller, reference, "second").pull()
+    view = Pod(puller, reference, "third", PullPolicy.NEVER).pull()
+
+    assert (0, FILES) == (asked, tree_of(view.path))
+    part = Pod(
+        puller, reference, "fourth", PullPolicy.NEVER, selection=Selection(exclude_patterns=("*.safetensors",))
+    ).pull()
+    assert {"config.json", "tokenizer/vocab.txt"} == set(tree_of(part.path))
+
+
+def test_asking_ends_although_the_caller_would_not(puller: Puller, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A pod's own API waits without end, and its caller may be gone: what asks the registry for it does not stay."""
+    monkeypatch.setattr("modelcsi.pull.puller._RESOLVE_SECONDS", 0.3)
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        reference = Reference.parse(f"127.0.0.1:{silent.getsockname()[1]}/models/tiny:v1")
+        with pytest.raises(RegistryUnavailable):
+            puller.resolve(Wish(reference, PullPolicy.IF_NOT_PRESENT), Patience(Deadline.never()))
