@@ -171,8 +171,9 @@ class NodeDriver:
             try:
                 self._volumes.expire()
                 if self._cluster.label_node is not None:
-                    artifacts = self._store.records.artifacts()
-                    self._cluster.label_node(record.manifest for record in reversed(artifacts))
+                    complete = self._store.views.manifests()
+                    used = (record.manifest for record in reversed(self._store.records.artifacts()))
+                    self._cluster.label_node(manifest for manifest in used if str(manifest) in complete)
             except Exception:  # a thread's main: a full disk today must not end the housekeeping of tomorrow
                 logger.exception("housekeeping failed; it is done again in %g s", _HOUSEKEEPING_SECONDS)
 

@@ -372,6 +372,11 @@ def _prune(db: sqlite3.Connection) -> None:
 
 
 def _open(path: Path | None) -> sqlite3.Connection:
+    if path is not None:
+        # It names models and pods, and has the salt of credentials' hashes. SQLite makes its other files with the same mode.
+        path.touch(mode=0o600)
+        for file in path.parent.glob(f"{path.name}*"):
+            file.chmod(0o600)
     connection = sqlite3.connect(
         path or ":memory:", isolation_level=None, check_same_thread=False, timeout=_BUSY_SECONDS
     )
