@@ -1,0 +1,127 @@
+"""A private registry: whoever has its password, in one of the ways that pods have, reads the model; nobody else does."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.cluster.conftest import MakeNamespace
+from tests.cluster.kubectl import Kubectl
+from tests.cluster.pods import hashing, inline, pod, registry_secret, seen
+from tests.cluster.registries import ClusterRegistry, Registries
+from tests.cluster.release import Release
+from tests.cluster.tenancy import VALUES, phases, published, pulling_with, refusal, service_account
+from tests.integration.credentials import HTPASSWD, PASSWORD, docker_secret
+from tests.integration.models import MIB, Model, promised, random_files
+
+
+@pytest.fixture
+def driver(release: Release) -> Release:
+    """A driver that may read imagePullSecrets."""
+    release.ensure(VALUES)
+    return release
+
+
+@pytest.fixture
+def private(registries: Registries) -> ClusterRegistry:
+    """A real registry that serves nobody without a password."""
+    return registries.docker(htpasswd=HTPASSWD, password=PASSWORD)
+
+
+@pytest.fixture
+def model(private: ClusterRegistry, kubectl: Kubectl) -> Model:
+    """A private model that the node has never seen."""
+    return private.push(f"private/{kubectl.namespace}", random_files(kubectl.namespace, 8 * MIB, MIB))
+
+
+def test_every_way_to_bring_a_password(
+    driver: Release, private: ClusterRegistry, model: Model, kubectl: Kubectl
+) -> None:
+    """The volume's secret, the pod's imagePullSecrets, those of its service account, also such as were added later."""
+    reference, traffic = model.at(private.host), private.traffic()
+    kubectl.apply(
+        registry_secret("registry", docker_secret(private.host, PASSWORD)),
+        registry_secret("other", docker_secret("registry.example.com", "unused")),
+        service_account("puller", "registry"),
+        service_account("late"),
+        pod("by-volume", inline(reference, secret="registry")),
+        pod("by-pod", inline(reference), **pulling_with("other", "registry")),
+        pod("by-volume-and-pod", inline(reference, secret="other"), **pulling_with("registry")),
+        pod("by-account", inline(reference), serviceAccountName="puller"),
+        pod("by-account-later", inline(reference), serviceAccountName="late"),
+    )
+    refusal(kubectl, "by-account-later")
+    kubectl.apply(service_account("late", "registry"))
+    names = ["by-volume", "by-pod", "by-volume-and-pod", "by-account", "by-account-later"]
+    kubectl.wait_until_ready(*names)
+
+    assert [promised(model.files)] * 5 == [seen(kubectl.exec(name, *hashing())) for name in names]
+    assert dict.fromkeys(map(str, model.layers), 1) == traffic.served(model.repository)
+
+
+def test_who_has_no_password_is_refused_although_the_bytes_are_here(
+    driver: Release, private: ClusterRegistry, model: Model, kubectl: Kubectl, make_namespace: MakeNamespace
+) -> None:
+    """In another namespace without the secret, or with a wrong one: Pending, and the events say whom the registry refused.
+
+    With the secret, the pods that wait start by themselves, and nothing is downloaded again.
+    """
+    strangers, reference, traffic = make_namespace(), model.at(private.host), private.traffic()
+    kubectl.apply(
+        registry_secret("registry", docker_secret(private.host, PASSWORD)),
+        pod("owner", inline(reference, secret="registry")),
+    )
+    kubectl.wait_until_ready("owner")
+    strangers.apply(
+        registry_secret("outdated", docker_secret(private.host, "guessed")),
+        pod("nobody", inline(reference)),
+        pod("wrong", inline(reference, secret="outdated")),
+        pod("wrong-pull-secret", inline(reference), **pulling_with("outdated")),
+    )
+    refusals = {name: refusal(strangers, name) for name in ("nobody", "wrong", "wrong-pull-secret")}
+    waiting, mounted = phases(strangers), published(driver.status(), strangers)
+    strangers.apply(
+        registry_secret("registry", docker_secret(private.host, PASSWORD)),
+        registry_secret("outdated", docker_secret(private.host, PASSWORD)),
+        service_account("default", "registry"),
+    )
+    strangers.wait_until_ready(*refusals)
+
+    for name, whose in {
+        "nobody": "without credentials (401)",
+        "wrong": "with the credentials of the request's secret (401)",
+        "wrong-pull-secret": "with the credentials of the pod's imagePullSecrets (401)",
+    }.items():
+        by_driver, by_kubelet = refusals[name]
+        assert f"{private.host} refuses {reference} {whose}" in by_driver
+        assert by_driver in by_kubelet
+    assert (dict.fromkeys(refusals, "Pending"), set()) == (waiting, mounted)
+    assert [promised(model.files)] * 3 == [seen(strangers.exec(name, *hashing())) for name in refusals]
+    assert dict.fromkeys(map(str, model.layers), 1) == traffic.served(model.repository)
+
+
+def test_secret_of_another_namespace_is_out_of_reach(
+    driver: Release, private: ClusterRegistry, model: Model, kubectl: Kubectl, make_namespace: MakeNamespace
+) -> None:
+    """A volume names secrets of its own namespace only: kubelet says that there is none, and the driver is not asked."""
+    strangers, reference = make_namespace(), model.at(private.host)
+    kubectl.apply(registry_secret("registry", docker_secret(private.host, PASSWORD)))
+    strangers.apply(pod("borrower", inline(reference, secret="registry")))
+    message = strangers.eventually_event("borrower", "FailedMount").message
+    strangers.apply(registry_secret("registry", docker_secret(private.host, PASSWORD)))
+    strangers.wait_until_ready("borrower")
+
+    assert 'secrets "registry" not found' in message
+    assert promised(model.files) == seen(strangers.exec("borrower", *hashing()))
+
+
+def test_status_tells_an_admin_who_was_refused(
+    driver: Release, private: ClusterRegistry, model: Model, kubectl: Kubectl
+) -> None:
+    """`modelcsi status` has the pod and the registry's answer, word for word as the pod's event."""
+    kubectl.apply(pod("nobody", inline(model.at(private.host))))
+    by_driver, _ = refusal(kubectl, "nobody")
+    name = f"{kubectl.namespace}/nobody"
+    (failure,) = [row for row in driver.status()["failures"] if row["pod"] == name]
+
+    assert by_driver == failure["error"]
+    assert name in driver.modelcsi("status")
