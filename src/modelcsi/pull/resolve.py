@@ -125,16 +125,15 @@ class Resolver:
     def resolve(self, wish: Wish, deadline: Deadline) -> Resolved:
         """Which artifact the wish means.
 
-        Raises NotFound, Unauthenticated, Forbidden, RegistryUnavailable, CorruptContent, UnsupportedArtifact.
+        Raises NotFound, Unauthenticated, Forbidden, RegistryUnavailable, ClusterUnavailable, CorruptContent,
+        UnsupportedArtifact.
         """
         registry, keychain = self._network
         candidates = keychain.candidates(wish.reference, wish.caller)
         found = self._from_store(wish, registry, candidates)
         if found is None and wish.policy is PullPolicy.NEVER:
-            raise NotFound(
-                f"{wish.reference} is not on this node, or not for these credentials, and pullPolicy is Never",
-                hint=candidates.explain("pull it with another policy first"),
-            )
+            text = f"{wish.reference} is not on this node, or not for these credentials, and pullPolicy is Never"
+            raise candidates.refusal(NotFound(text, hint="pull it with another policy first"))
         accepted, (repository, digest, content) = (
             (None, found) if found else self._ask(wish, registry, candidates, deadline)
         )
@@ -184,14 +183,15 @@ class Resolver:
                 return credentials, (repository, *self._fetch(repository, target, deadline))
             except (Unauthenticated, Forbidden) as error:
                 first_refusal = first_refusal or error
+            except NotFound as error:  # some registries say so of what these credentials may not see
+                raise candidates.refusal(error) from error
             except RegistryUnavailable as error:
                 if error.hint or next(iter(repository.mirrors()), None) is None:
                     raise
                 later = error.retry_after_seconds
                 raise RegistryUnavailable(error.message, hint=_ABOUT_MIRRORS, retry_after_seconds=later) from error
         assert first_refusal is not None, "a keychain names at least one candidate"
-        hint = candidates.explain(first_refusal.hint)
-        raise type(first_refusal)(first_refusal.message, hint=hint) from first_refusal
+        raise candidates.refusal(first_refusal) from first_refusal
 
     def _ask_mirror(self, mirror: Repository, target: str, deadline: Deadline) -> tuple[Digest, bytes] | None:
         """The manifest from a mirror that checks rights; None: the registry is asked."""
