@@ -16,7 +16,7 @@ from typing import Protocol
 
 from modelcsi.artifact.tree import wanted_layers
 from modelcsi.deadline import Deadline
-from modelcsi.errors import FinalError, ModelCsiError, NotFound
+from modelcsi.errors import FinalError, Forbidden, ModelCsiError, NotFound, Unauthenticated
 from modelcsi.pull.job import PullJob
 from modelcsi.pull.layers import LayerPuller, is_told
 from modelcsi.pull.patience import Patience
@@ -108,9 +108,7 @@ class Puller:
 
     def resolve(self, wish: Wish, patience: Patience) -> Resolved:
         """See `Resolver.resolve`; a caller whose patience ends first gets PullPending."""
-        # Whoever asks may have left, or wait without end: what asks the registry for him ends by itself.
-        deadline = min(patience.deadline, Deadline.after(_RESOLVE_SECONDS), key=lambda limit: limit.at_seconds)
-        return patience.wait_for(lambda: self._resolver.resolve(wish, deadline), str(wish.reference))
+        return self._asked(lambda deadline: self._resolver.resolve(wish, deadline), wish, patience)
 
     def pull(
         self,
@@ -126,6 +124,47 @@ class Puller:
         Raises PullPending while the job runs on without this caller, and what ended the job. After a final error the
         caller ends its lease. Raises NotFound with `Never` where something would have to be asked for.
         """
+        try:
+            return self._pull(resolved, owner, patience, joined)
+        except (Unauthenticated, Forbidden):
+            if not resolved.is_remembered:
+                raise
+            logger.info("%s: what was accepted before is refused now; asking again", resolved.wish.reference)
+        renewed = self._asked(lambda deadline: self._resolver.renew(resolved, deadline), resolved.wish, patience)
+        return self._pull(renewed, owner, patience, joined)
+
+    def leave(self, owner: str) -> None:
+        """The owner's lease is gone: jobs that nobody else wants stop."""
+        with self._lock:
+            jobs = [*self._jobs.values(), *self._failed.values()]
+        for job in jobs:
+            job.leave(owner)
+        with self._lock:
+            self._failed = {key: job for key, job in self._failed.items() if job.owners}
+
+    def running(self) -> list[PullStatus]:
+        """What is being pulled now."""
+        with self._lock:
+            jobs = list(self._jobs.values())
+        return [
+            PullStatus(
+                str(job.reference),
+                str(job.artifact.digest),
+                job.began_at,
+                job.progress.report(),
+                tuple(sorted(job.owners)),
+            )
+            for job in jobs
+        ]
+
+    def _asked(self, ask: Callable[[Deadline], Resolved], wish: Wish, patience: Patience) -> Resolved:
+        # Whoever asks may have left, or wait without end: what asks the registry for him ends by itself.
+        deadline = min(patience.deadline, Deadline.after(_RESOLVE_SECONDS), key=lambda limit: limit.at_seconds)
+        return patience.wait_for(lambda: ask(deadline), str(wish.reference))
+
+    def _pull(
+        self, resolved: Resolved, owner: str, patience: Patience, joined: Callable[[PullJob], None] | None
+    ) -> PulledView:
         artifact, wish = resolved.artifact, resolved.wish
         layers = wanted_layers(artifact, wish.selection)
         size = sum(layer.size for layer in layers)
@@ -151,30 +190,6 @@ class Puller:
             self.leave(owner)  # told now
             raise
         return PulledView(view, path)
-
-    def leave(self, owner: str) -> None:
-        """The owner's lease is gone: jobs that nobody else wants stop."""
-        with self._lock:
-            jobs = [*self._jobs.values(), *self._failed.values()]
-        for job in jobs:
-            job.leave(owner)
-        with self._lock:
-            self._failed = {key: job for key, job in self._failed.items() if job.owners}
-
-    def running(self) -> list[PullStatus]:
-        """What is being pulled now."""
-        with self._lock:
-            jobs = list(self._jobs.values())
-        return [
-            PullStatus(
-                str(job.reference),
-                str(job.artifact.digest),
-                job.began_at,
-                job.progress.report(),
-                tuple(sorted(job.owners)),
-            )
-            for job in jobs
-        ]
 
     def _layer_finished(self, size_bytes: int, seconds: float, error: Exception | None) -> None:
         if self.observer is not None:

@@ -7,6 +7,7 @@ Cases, in the order of the code (design: pull policy as Kubernetes has it, proof
 3. the registry is asked with each of the caller's credentials in turn; 401 and 403 move on to the next, and the answer is
    then the first one's. What is here is not fetched again (HEAD) if the same host sent it before; else it must send it,
    since any host can say yes to the digest of another one's private manifest.
+When the registry refuses a blob to credentials of case 1, the proof is out of date: `renew` forgets it and goes on with 3.
 A mirror that checks rights is asked before the registry, and its answer counts as the registry's; its refusal does not. Other
 mirrors only send manifests that the registry named by their digest.
 """
@@ -17,7 +18,7 @@ import logging
 import threading
 from collections import OrderedDict
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import chain
 
 from modelcsi.artifact.artifact import Artifact, recognise
@@ -70,6 +71,8 @@ class Resolved:
     artifact: Artifact
     manifest: bytes = field(repr=False)
     repository: Repository
+    is_remembered: bool = False
+    """Whether a proof of earlier says that these credentials may have it: nobody asked the registry now."""
 
 
 _Found = tuple[Repository, Digest, bytes]
@@ -143,7 +146,22 @@ class Resolver:
             raise UnsupportedArtifact(f"{wish.reference}: {error.message}", hint=error.hint) from error
         if accepted is not None:
             self._remember(wish, digest, accepted)
-        return Resolved(wish, artifact, content, repository)
+        return Resolved(wish, artifact, content, repository, is_remembered=accepted is None)
+
+    def renew(self, refused: Resolved, deadline: Deadline) -> Resolved:
+        """The same artifact, as the registry gives it to the caller now: it refused the credentials of a remembered proof.
+
+        Raises as `resolve` does.
+        """
+        registry, keychain = self._network
+        wish, digest = replace(refused.wish, pinned=refused.artifact.digest), refused.artifact.digest
+        reference, records = wish.reference, self._store.records
+        fingerprint = refused.repository.credentials.fingerprint(records.salt)
+        records.remove_proof(reference.host, reference.repository, digest, fingerprint)
+        candidates = keychain.candidates(reference, wish.caller)
+        accepted, (repository, _, _) = self._ask(wish, registry, candidates, deadline)
+        self._remember(wish, digest, accepted)
+        return Resolved(refused.wish, refused.artifact, refused.manifest, repository)
 
     def _from_store(self, wish: Wish, registry: Registry, candidates: Candidates) -> _Found | None:
         reference, records = wish.reference, self._store.records

@@ -291,6 +291,12 @@ class Records:
                 (*key, *key, _MAX_PROOFS),
             )
 
+    def remove_proof(self, host: str, repository: str, manifest: Digest, credential: str) -> None:
+        """The registry does not accept these credentials any more."""
+        statement = "DELETE FROM proofs WHERE host = ? AND repository = ? AND manifest = ? AND credential = ?"
+        with self._transaction() as db:
+            db.execute(statement, (host, repository, str(manifest), credential))
+
     def has_proof(self, host: str, repository: str, manifest: Digest, credential: str) -> bool:
         """Whether the registry accepted these credentials for this manifest before."""
         query = "SELECT 1 FROM proofs WHERE host = ? AND repository = ? AND manifest = ? AND credential = ?"

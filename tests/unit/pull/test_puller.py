@@ -11,7 +11,14 @@ import pytest
 
 from modelcsi.artifact.selection import Selection
 from modelcsi.deadline import Deadline
-from modelcsi.errors import CorruptContent, Forbidden, NotFound, PullPending, RegistryUnavailable
+from modelcsi.errors import (
+    CorruptContent,
+    Forbidden,
+    NotFound,
+    PullPending,
+    RegistryUnavailable,
+    Unauthenticated,
+)
 from modelcsi.oci.digest import Digest
 from modelcsi.oci.reference import Reference
 from modelcsi.pull.job import PullJob
@@ -218,6 +225,37 @@ def test_a_refused_credential_answers_only_its_owner(puller: Puller, store: Stor
         view = alice.result()
 
     assert ((Forbidden, False), FILES) == (refused, tree_of(view.path))
+
+
+def test_a_proof_that_is_out_of_date_gives_way_to_the_callers_own(puller: Puller, store: Store) -> None:
+    """The repository was public when the first part was pulled, and is not any more: alice's secret gets the rest."""
+    with FakeRegistry(auth=Auth.BASIC, users={"alice": User("s3cret")}) as registry:
+        registry.content.push("models/tiny", "v1", FILES)
+        registry.public.add("models/tiny")
+        reference = f"{registry.host}/models/tiny:v1"
+        part = Selection(exclude_patterns=("*.safetensors",))
+        Pod(puller, reference, "everybody", selection=part).pull()
+        registry.public.clear()
+        view = Pod(puller, reference, "alice", secrets=secret(registry, "alice", "s3cret")).pull()
+
+    assert FILES == tree_of(view.path)
+    assert registry.blob_gets[str(Digest.of(FILES["config.json"]))] == 1
+
+
+def test_a_proof_that_is_out_of_date_is_forgotten(puller: Puller, store: Store) -> None:
+    """Who has nothing else is refused, and from now on for what is here as well."""
+    with FakeRegistry(auth=Auth.BASIC, users={"alice": User("s3cret")}) as registry:
+        registry.content.push("models/tiny", "v1", FILES)
+        registry.public.add("models/tiny")
+        reference = f"{registry.host}/models/tiny:v1"
+        part = Selection(exclude_patterns=("*.safetensors",))
+        Pod(puller, reference, "everybody", selection=part).pull()
+        registry.public.clear()
+        for pod in (Pod(puller, reference, "nobody"), Pod(puller, reference, "late", selection=part)):
+            with pytest.raises(Unauthenticated):
+                pod.pull()
+
+    assert [] == puller.running()
 
 
 def test_another_selection_is_another_job(puller: Puller, stalled: FakeRegistry, reference: str) -> None:
