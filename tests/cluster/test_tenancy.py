@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 
 from tests.cluster.conftest import MakeNamespace
-from tests.cluster.kubectl import Kubectl
+from tests.cluster.kubectl import Kubectl, eventually
+from tests.cluster.node import Node
 from tests.cluster.pods import hashing, inline, pod, registry_secret, seen
 from tests.cluster.registries import ClusterRegistry, Registries
 from tests.cluster.release import Release
@@ -88,7 +89,7 @@ def test_who_has_no_password_is_refused_although_the_bytes_are_here(
 
     for name, whose in {
         "nobody": "without credentials (401)",
-        "wrong": "with the credentials of the request's secret (401)",
+        "wrong": "with the credentials of the volume's secret (401)",
         "wrong-pull-secret": "with the credentials of the pod's imagePullSecrets (401)",
     }.items():
         by_driver, by_kubelet = refusals[name]
@@ -112,6 +113,59 @@ def test_secret_of_another_namespace_is_out_of_reach(
 
     assert 'secrets "registry" not found' in message
     assert promised(model.files) == seen(strangers.exec("borrower", *hashing()))
+
+
+def test_mistakes_of_a_pods_author_are_named(
+    driver: Release, private: ClusterRegistry, model: Model, kubectl: Kubectl
+) -> None:
+    """A secret that is not there, of another type, or for another host: which one it is stands in the pod's event."""
+    reference = model.at(private.host)
+    kubectl.apply(
+        registry_secret("without-port", docker_secret(private.host.partition(":")[0], PASSWORD)),
+        {"apiVersion": "v1", "kind": "Secret", "metadata": {"name": "opaque"}, "stringData": {"password": PASSWORD}},
+        pod("missing", inline(reference), **pulling_with("mispelt")),
+        pod("other-type", inline(reference), **pulling_with("opaque")),
+        pod("other-host", inline(reference), **pulling_with("without-port")),
+        pod("other-host-of-volume", inline(reference, secret="without-port")),
+        pod("other-type-of-volume", inline(reference, secret="opaque")),
+    )
+    name, namespace = f"{private.host}/{model.repository}", kubectl.namespace
+
+    for pod_name, expected in {
+        "missing": f"the imagePullSecret {namespace}/mispelt does not exist",
+        "other-type": f"the imagePullSecret {namespace}/opaque is no secret of type kubernetes.io/dockerconfigjson",
+        "other-host": f"the pod's imagePullSecrets have nothing for {name}",
+        "other-host-of-volume": f"the volume's secret has nothing for {name}",
+        "other-type-of-volume": "the secret has the keys password and neither .dockerconfigjson nor .dockercfg",
+    }.items():
+        by_driver, by_kubelet = refusal(kubectl, pod_name)
+        assert expected in by_driver
+        assert expected in by_kubelet
+
+
+def test_without_the_api_server_nobody_is_refused_for_good(
+    driver: Release, private: ClusterRegistry, model: Model, node: Node, kubectl: Kubectl
+) -> None:
+    """The imagePullSecrets cannot be read then: kubelet is told to come again, and not that the pod has no credentials."""
+    private.wire.cut()
+    kubectl.apply(
+        registry_secret("registry", docker_secret(private.host, PASSWORD)),
+        pod("reader", inline(model.at(private.host)), **pulling_with("registry")),
+    )
+    kubectl.eventually_event("reader", "FailedMount")
+    name = driver.pod
+    node.stop("kube-apiserver")
+    try:
+        private.wire.connect()
+        eventually(lambda: "imagePullSecrets cannot be read now" in node.log_of(name), "the driver has said it")
+        told = [line for line in node.log_of(name).splitlines() if model.repository in line]
+    finally:
+        node.start("kube-apiserver")
+    kubectl.wait_until_ready("reader", seconds=200)
+
+    assert any("answered UNAVAILABLE: the pod's imagePullSecrets cannot be read now" in line for line in told)
+    assert not any("answered UNAUTHENTICATED" in line for line in told)
+    assert promised(model.files) == seen(kubectl.exec("reader", *hashing()))
 
 
 def test_status_tells_an_admin_who_was_refused(

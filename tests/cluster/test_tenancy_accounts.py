@@ -82,9 +82,13 @@ def test_other_accounts_and_other_audiences_are_refused(
     )
     refusals = {name: refusal(kubectl, name)[0] for name in ("stranger", "unknown", "other-audience")}
 
-    for name, audience in {"stranger": AUDIENCE, "unknown": AUDIENCE, "other-audience": OTHER_AUDIENCE}.items():
-        whose = f"the pod's service-account token for the audience {audience}"
-        assert f"with the credentials of {whose} (401)" in refusals[name]
+    for name, (whose, audience) in {
+        "stranger": ("stranger", AUDIENCE),
+        "unknown": ("default", AUDIENCE),
+        "other-audience": ("trainer", OTHER_AUDIENCE),
+    }.items():
+        token = f"the token of the service account {kubectl.namespace}/{whose} for the audience {audience}"
+        assert f"with the credentials of {token} (401)" in refusals[name]
     assert {"owner"} == published(driver.status(), kubectl)
     assert model.size_bytes == sum(registry.bytes_served[str(layer)] for layer in model.layers)
 
@@ -98,7 +102,7 @@ def test_token_that_a_pods_author_wrote_counts_for_nothing(
     kubectl.apply(pod("thief", inline(model.at(registry.host), **written), serviceAccountName="stranger"))
     by_driver, _ = refusal(kubectl, "thief")
 
-    assert "the pod's service-account token" in by_driver
+    assert f"the token of the service account {kubectl.namespace}/stranger" in by_driver
     assert {account(kubectl, "stranger")} == set(registry.accounts)
     assert set() == published(driver.status(), kubectl)
 

@@ -49,8 +49,11 @@ class Candidates:
         return self._of(number for number, source in enumerate(self._sources) if source.is_at_hand)
 
     def explain(self, hint: str) -> str:
-        """`hint` with the reasons why sources that were asked so far gave nothing, as far as a person should know them."""
-        return "; ".join(dict.fromkeys(text for text in (hint, *self._remarks.texts) if text))
+        """The reasons why sources that were asked so far gave nothing, as far as a person should know them, then `hint`.
+
+        What is known comes first: kubelet shows so many letters.
+        """
+        return "; ".join(dict.fromkeys(text for text in (*self._remarks.texts, hint) if text))
 
     def refusal(self, error: FinalError) -> ModelCsiError:
         """The answer when none of them will do, where `error` is the registry's: it is not final while one could not be read."""

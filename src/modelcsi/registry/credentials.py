@@ -29,7 +29,7 @@ __all__ = ["ANONYMOUS", "Candidates", "Credentials", "Keychain", "Sources"]
 
 logger = logging.getLogger(__name__)
 
-_REQUEST_SOURCE = "the request's secret"
+_REQUEST_SOURCE = "the volume's secret"
 _PULL_SECRETS_SOURCE = "the pod's imagePullSecrets"
 _HELPER_SECONDS = 20.0
 _HOW_TO_CREATE = "create it with `kubectl create secret docker-registry`"
@@ -37,7 +37,7 @@ _HOW_TO_CREATE = "create it with `kubectl create secret docker-registry`"
 
 @dataclass(frozen=True, slots=True)
 class Sources:
-    """What a keychain asks beside the request's secret and the node's docker config."""
+    """What a keychain asks beside the volume's secret and the node's docker config."""
 
     pull_secrets: PullSecrets | None = None
     tokens: tuple[ServiceAccountToken, ...] = ()

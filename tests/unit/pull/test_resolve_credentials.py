@@ -100,7 +100,7 @@ def test_a_renewed_service_account_token_needs_no_network(node: Node) -> None:
 
     assert before == node.requests
     with pytest.raises(
-        Unauthenticated, match="the credentials of the pod's service-account token for the audience reg"
+        Unauthenticated, match="the credentials of the token of the service account team-b/trainer for the audience reg"
     ):
         node.resolve(sources, who=caller.Caller({}, POD, {"registry": other}))
 
@@ -196,7 +196,7 @@ def test_a_refused_secret_of_the_request_is_not_tried_without(node: Node) -> Non
     """A secret of the request that names the registry is used alone: if it is refused, nothing of the node's or of nobody's is tried."""
     node.registry.auth = Auth.BEARER
     node.registry.public.add("models/tiny")
-    with pytest.raises(Unauthenticated, match="the credentials of the request's secret"):
+    with pytest.raises(Unauthenticated, match="the credentials of the volume's secret"):
         node.resolve(Sources(), who=caller.Caller(secret(node.registry, "alice", "guessed"), POD))
 
 

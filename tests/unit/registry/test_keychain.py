@@ -132,8 +132,8 @@ def test_the_pull_secrets_of_a_pod_that_may_be_forged_are_not_read(house: House,
 
     assert (["plugin", "helper", "node", ""], 0) == (found, len(house.api.asked))
     assert candidates.explain("look") == (
-        "look; the pod's imagePullSecrets are not used: the CSIDriver object is not known to have podInfoOnMount, "
-        "so a pod could name any namespace"
+        "the pod's imagePullSecrets are not used: the CSIDriver object is not known to have podInfoOnMount, "
+        "so a pod could name any namespace; look"
     )
 
 
@@ -211,8 +211,8 @@ def test_secrets_for_other_registries_are_mentioned(house: House) -> None:
     told = list(candidates) and candidates.explain("look")
 
     assert (
-        f"look; the request's secret has nothing for {HOST}/team/model; "
-        f"the pod's imagePullSecrets have nothing for {HOST}/team/model"
+        f"the volume's secret has nothing for {HOST}/team/model; "
+        f"the pod's imagePullSecrets have nothing for {HOST}/team/model; look"
     ) == told
 
 
@@ -221,7 +221,7 @@ def test_pull_secrets_that_nobody_reads_are_mentioned(house: House) -> None:
     candidates = house.keychain(pull_secrets=None).candidates(REFERENCE, Caller({}, POD))
 
     assert ANONYMOUS in candidates
-    assert "look; imagePullSecrets are not read (kubernetes.pull_secrets)" == candidates.explain("look")
+    assert "imagePullSecrets are not read (kubernetes.pull_secrets); look" == candidates.explain("look")
 
 
 def test_the_map_is_mentioned_only_where_the_node_has_something(tmp_path: Path) -> None:
