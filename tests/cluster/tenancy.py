@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import copy
 import json
 from collections.abc import Mapping
 from typing import Any
@@ -12,6 +13,7 @@ from tests.cluster.chart import Values
 from tests.cluster.kubectl import Event, Kubectl, eventually
 from tests.cluster.registries import ADDRESS, PORTS
 from tests.fakes.registry import Auth, FakeRegistry, User
+from tests.integration.credentials import basic
 from tests.integration.driver import SERVICE_NAME
 
 AUDIENCE = "registry"
@@ -36,6 +38,14 @@ VALUES: Values = {
     }
 }
 """The driver may read pull secrets, and kubelet sends it tokens. One set for all scenarios, so that it is installed once."""
+
+
+def with_node_credentials(host: str, password: str, namespace: str) -> Values:
+    """These values, and credentials of the node's own that are for one namespace."""
+    values = copy.deepcopy(dict(VALUES))
+    values["config"]["registryAuths"] = {host: {"auth": basic(password), "serverscheme": "http"}}
+    values["config"]["registry"]["node_credentials"] = {host: [namespace]}
+    return values
 
 
 class AccountRegistry(FakeRegistry):

@@ -5,13 +5,21 @@ from __future__ import annotations
 import pytest
 
 from tests.cluster.conftest import MakeNamespace
-from tests.cluster.kubectl import Kubectl, eventually
+from tests.cluster.kubectl import CommandFailed, Kubectl, eventually
 from tests.cluster.node import Node
 from tests.cluster.pods import hashing, inline, pod, registry_secret, seen
 from tests.cluster.registries import ClusterRegistry, Registries
 from tests.cluster.release import Release
-from tests.cluster.tenancy import VALUES, phases, published, pulling_with, refusal, service_account
-from tests.integration.credentials import HTPASSWD, PASSWORD, docker_secret
+from tests.cluster.tenancy import (
+    VALUES,
+    phases,
+    published,
+    pulling_with,
+    refusal,
+    service_account,
+    with_node_credentials,
+)
+from tests.integration.credentials import HTPASSWD, PASSWORD, basic, docker_secret
 from tests.integration.models import MIB, Model, promised, random_files
 
 
@@ -37,7 +45,10 @@ def model(private: ClusterRegistry, kubectl: Kubectl) -> Model:
 def test_every_way_to_bring_a_password(
     driver: Release, private: ClusterRegistry, model: Model, kubectl: Kubectl
 ) -> None:
-    """The volume's secret, the pod's imagePullSecrets, those of its service account, also such as were added later."""
+    """The volume's secret, the pod's imagePullSecrets, those of its service account, also such as were added later.
+
+    None of it is in the driver's log.
+    """
     reference, traffic = model.at(private.host), private.traffic()
     kubectl.apply(
         registry_secret("registry", docker_secret(private.host, PASSWORD)),
@@ -54,9 +65,12 @@ def test_every_way_to_bring_a_password(
     kubectl.apply(service_account("late", "registry"))
     names = ["by-volume", "by-pod", "by-volume-and-pod", "by-account", "by-account-later"]
     kubectl.wait_until_ready(*names)
+    log = driver.log()
 
     assert [promised(model.files)] * 5 == [seen(kubectl.exec(name, *hashing())) for name in names]
     assert dict.fromkeys(map(str, model.layers), 1) == traffic.served(model.repository)
+    assert reference in log
+    assert not [secret for secret in (PASSWORD, basic(PASSWORD)) if secret in log]
 
 
 def test_who_has_no_password_is_refused_although_the_bytes_are_here(
@@ -161,6 +175,7 @@ def test_without_the_api_server_nobody_is_refused_for_good(
         told = [line for line in node.log_of(name).splitlines() if model.repository in line]
     finally:
         node.start("kube-apiserver")
+        eventually(_answers, "the API server answers")
     kubectl.wait_until_ready("reader", seconds=200)
 
     assert any("answered UNAVAILABLE: the pod's imagePullSecrets cannot be read now" in line for line in told)
@@ -179,3 +194,31 @@ def test_status_tells_an_admin_who_was_refused(
 
     assert by_driver == failure["error"]
     assert name in driver.modelcsi("status")
+
+
+def test_nodes_credentials_are_for_the_namespaces_that_the_admin_names(
+    release: Release, private: ClusterRegistry, model: Model, kubectl: Kubectl, make_namespace: MakeNamespace
+) -> None:
+    """A pod of that namespace needs no secret; one of another is refused, and its event says by which rule."""
+    strangers, reference = make_namespace(), model.at(private.host)
+    release.ensure(with_node_credentials(private.host, PASSWORD, kubectl.namespace))
+    release.rollout()  # kubelet takes a minute to bring a changed Secret into a pod
+    try:
+        kubectl.apply(pod("inside", inline(reference)))
+        kubectl.wait_until_ready("inside")
+        strangers.apply(pod("outside", inline(reference)))
+        by_driver, by_kubelet = refusal(strangers, "outside")
+    finally:
+        release.ensure(VALUES)
+        release.rollout()
+    rule = f"registry.node_credentials does not give those of {private.host} to the namespace {strangers.namespace}"
+
+    assert rule in by_driver
+    assert rule in by_kubelet
+
+
+def _answers() -> bool:
+    try:
+        return "ok" == Kubectl()("get", "--raw=/readyz")
+    except CommandFailed:
+        return False
