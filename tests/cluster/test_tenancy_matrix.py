@@ -11,7 +11,6 @@ import enum
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -19,7 +18,7 @@ import pytest
 from tests.cluster import release as installed
 from tests.cluster.conftest import MakeNamespace
 from tests.cluster.kubectl import Kubectl, eventually
-from tests.cluster.node import Node
+from tests.cluster.node import STORE, Node
 from tests.cluster.pods import as_json, hashing, inline, pod, registry_secret, seen
 from tests.cluster.registries import PORTS
 from tests.cluster.release import Release
@@ -37,8 +36,6 @@ from tests.cluster.tenancy import (
 from tests.fakes.registry import User
 from tests.integration.credentials import docker_secret
 from tests.integration.models import MIB, Model, promised, push, random_files
-
-_DATABASE = Path("/var/lib/model-csi")
 
 
 class State(enum.Enum):
@@ -179,7 +176,7 @@ def _prepare(
         driver.rollout()
     if state is State.UNREADABLE:
         with _no_driver(driver):
-            for path in _DATABASE.glob("state.db*"):
+            for path in STORE.glob("state.db*"):
                 path.write_bytes(b"not a database" * 1000)
     return names
 
