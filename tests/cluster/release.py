@@ -69,6 +69,12 @@ class Release:
         )
         self.kubectl("wait", "pods", "--all", "--for=delete", f"--timeout={_READY_SECONDS}s", seconds=_POD_SECONDS)
 
+    def rollback(self) -> None:
+        """`helm rollback` to what was installed before, and until the driver is ready."""
+        self._values = None
+        helm("rollback", NAME, "--namespace", NAMESPACE, "--wait", "--timeout", f"{_READY_SECONDS}s")
+        self.wait_until_ready()
+
     def wait_until_ready(self) -> None:
         """Until each node's driver is there in its newest form."""
         limit = f"--timeout={_READY_SECONDS}s"
