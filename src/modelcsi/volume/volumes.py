@@ -3,7 +3,7 @@
 A publication is one (volume id, target): one PersistentVolume in two pods of a node is two publications. What is recorded
 before what, and what a kill in between leaves:
 
-    record PENDING                     a row without a mount; expires when its caller does not come back
+    record PENDING                     a row without a mount; expires when its caller does not come back, or cannot
     resolve, record the digest, lease  the same, and the content stays
     pull                               half-written content, resumed by the next call
     mount                              a mount at the target beside a PENDING row: `restore` completes it
@@ -20,6 +20,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 from modelcsi.deadline import Deadline
 from modelcsi.errors import AlreadyPublished, FinalError, NotFound, OperationPending, StoreFull, TransientError
@@ -229,6 +230,10 @@ class Volumes:
         self._forget(record)
 
     def _is_expired(self, record: PublicationRecord) -> bool:
+        # kubelet makes the parent before each publish, and keeps it until the unpublish: without it nobody comes back. So it is
+        # when somebody removed a pod's directory by hand, or made the node anew around the store.
+        if not Path(record.target).parent.is_dir():
+            return True
         with self._changed:
             return time.monotonic() - self._seen.setdefault(record.owner, time.monotonic()) >= _PENDING_EXPIRES_SECONDS
 
