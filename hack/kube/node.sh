@@ -90,7 +90,7 @@ volumePluginDir: /run/volume-plugins
 evictionHard: {memory.available: 100Mi, nodefs.available: 1%, imagefs.available: 1%, nodefs.inodesFree: 1%}
 imageGCHighThresholdPercent: 100
 syncFrequency: ${KUBELET_SYNC:-1m}
-volumeStatsAggPeriod: ${KUBELET_STATS:-1m}
+volumeStatsAggPeriod: ${KUBELET_STATS:-10s}
 shutdownGracePeriod: 0s
 YAML
 }

@@ -90,6 +90,7 @@ def _remove(kubectl: Kubectl) -> None:
     """Workloads go while the driver is there; the rest of the namespace may take its time."""
     kubectl.delete("deployment,statefulset,job")
     kubectl("delete", "pods", "--all", "--grace-period=0", "--timeout=60s", seconds=90)
+    kubectl.delete("persistentvolumeclaim")
     Kubectl()("delete", "namespace", kubectl.namespace, "--wait=false")
 
 
