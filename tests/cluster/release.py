@@ -13,7 +13,8 @@ from tests.cluster.registries import ADDRESS, PORTS
 NAMESPACE = "model-csi"
 NAME = "model-csi-driver"
 """Of the release, the DaemonSet, and the container."""
-_IMAGE = os.environ.get("MODELCSI_IMAGE_REF", "localhost/model-csi-driver:dev")
+IMAGE = os.environ.get("MODELCSI_IMAGE_REF", "localhost/model-csi-driver:dev")
+"""The driver's, for its pods and for pods that want what is in it."""
 _PROVISIONER_IMAGE = os.environ.get("MODELCSI_PROVISIONER_IMAGE_REF", "localhost/csi-provisioner:dev")
 _READY_SECONDS = 50
 _POD_SECONDS = 60.0
@@ -27,7 +28,7 @@ def _image(reference: str) -> dict[str, str]:
 def default_values() -> dict[str, Any]:
     """Only what these tests cannot do without: the images, and that the registries of the tests are plain HTTP."""
     return {
-        "image": _image(_IMAGE),
+        "image": _image(IMAGE),
         "controller": {"provisioner": {"image": _image(_PROVISIONER_IMAGE)}},
         "config": {
             "logLevel": "debug",
