@@ -93,6 +93,13 @@ class Release:
         assert running, "no pod of the driver"
         return str(running[0]["metadata"]["name"])
 
+    @property
+    def its_node(self) -> dict[str, Any]:
+        """For the spec of pods that shall run where `pod` does: what is counted there counts on a cluster of several nodes too."""
+        name = self.kubectl.get("pod", self.pod)["spec"]["nodeName"]
+        label = "kubernetes.io/hostname"
+        return {"nodeSelector": {label: Kubectl().get("node", name)["metadata"]["labels"][label]}}
+
     def modelcsi(self, *arguments: str) -> str:
         """What a person gets from `kubectl exec ... modelcsi ARGUMENTS`."""
         return self.kubectl.exec(self.pod, "modelcsi", *arguments, container=NAME)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -37,7 +37,7 @@ def _inline(**attributes: str) -> dict[str, Any]:
     return {"name": "model", "csi": {"driver": SERVICE_NAME, "volumeAttributes": prefixed}}
 
 
-def _provisioned(name: str, reference: str) -> dict[str, Any]:
+def _provisioned(name: str, reference: str, of_node: Mapping[str, Any]) -> dict[str, Any]:
     """A PersistentVolume as upstream's provisioner made it: of one node, with the class's parameters and the node's address."""
     attributes = {"type": "image", "reference": reference, "node-ip": "192.0.2.1"}
     volume = static_volume(
@@ -46,8 +46,8 @@ def _provisioned(name: str, reference: str) -> dict[str, Any]:
         | {"storage.kubernetes.io/csiProvisionerIdentity": f"1-2-{SERVICE_NAME}"},
         volumeHandle=name,
     )
-    node = Kubectl().listed("nodes")[0]["metadata"]["labels"]["kubernetes.io/hostname"]
-    terms = [{"matchExpressions": [{"key": "kubernetes.io/hostname", "operator": "In", "values": [node]}]}]
+    ((label, node),) = of_node["nodeSelector"].items()
+    terms = [{"matchExpressions": [{"key": label, "operator": "In", "values": [node]}]}]
     volume["spec"]["nodeAffinity"] = {"required": {"nodeSelectorTerms": terms}}
     return volume
 
@@ -72,7 +72,7 @@ def test_image_in_upstreams_deployment(
     """
     model = registry.push_new(kubectl.namespace, MIB)
     reference = model.at(registry.host)
-    kubectl.apply(_provisioned(old_volume, reference), claim("old", volume=old_volume))
+    kubectl.apply(_provisioned(old_volume, reference, upstreams.its_node), claim("old", volume=old_volume))
     volumes = {
         "inline": _inline(reference=reference),
         "filtered": _inline(reference=reference, exclude_model_weights="true", exclude_file_patterns='["*.bin"]'),
@@ -96,13 +96,14 @@ def test_upgrade_with_volumes_in_use(
     """`helm upgrade` with a user's values for the upstream chart, and `helm rollback`: pods keep reading, new ones mount, all can go."""
     model = registry.push_new(kubectl.namespace, MIB)
     reference = model.at(registry.host)
-    kubectl.apply(_provisioned(old_volume, reference), claim("old", volume=old_volume))
-    kubectl.apply(pod("inline", _inline(reference=reference)), pod("claimed", claimed("old")))
+    kubectl.apply(_provisioned(old_volume, reference, upstreams.its_node), claim("old", volume=old_volume))
+    where = upstreams.its_node
+    kubectl.apply(pod("inline", _inline(reference=reference), **where), pod("claimed", claimed("old")))
     kubectl.wait_until_ready("inline", "claimed")
     daemonset = upstreams.kubectl.get("daemonset", NAME)["metadata"]["uid"]
 
     upstreams.ensure(upstream.values(values_of("upstream")))
-    kubectl.apply(pod("new", _inline(reference=reference)))
+    kubectl.apply(pod("new", _inline(reference=reference), **where))
     kubectl.wait_until_ready("new")
 
     assert [True] * 3 == [_reads(kubectl, name, model) for name in ("inline", "claimed", "new")]
@@ -110,7 +111,7 @@ def test_upgrade_with_volumes_in_use(
 
     upstream.rollback()
     upstreams.wait_until_ready()
-    kubectl.apply(pod("newest", _inline(reference=reference)))
+    kubectl.apply(pod("newest", _inline(reference=reference), **where))
     kubectl.wait_until_ready("newest")
 
     assert [True] * 4 == [_reads(kubectl, name, model) for name in ("inline", "claimed", "new", "newest")]
@@ -123,9 +124,9 @@ _WORKDIR = "/models-volume"
 _USER = {"runAsNonRoot": True, "runAsUser": 65532}
 
 
-def _dynamic_pod(name: str) -> dict[str, Any]:
+def _dynamic_pod(name: str, **spec: Any) -> dict[str, Any]:
     """A pod with a dynamic volume, where an ordinary user has `model-csi-cli`."""
-    document = pod(name, _inline(), securityContext=_USER)
+    document = pod(name, _inline(), securityContext=_USER, **spec)
     (container,) = document["spec"]["containers"]
     container["image"] = IMAGE
     container["volumeMounts"] = [{"name": "model", "mountPath": _WORKDIR}]
@@ -162,7 +163,7 @@ def test_pod_mounts_models_while_it_runs(release: Release, registry: ClusterRegi
     release.ensure({"config": {"features": {"dynamic_mounts": True}}})
     first = registry.push_new(f"{kubectl.namespace}/first", MIB)
     second = registry.push_new(f"{kubectl.namespace}/second", MIB)
-    kubectl.apply(_dynamic_pod("server"))
+    kubectl.apply(_dynamic_pod("server", **release.its_node))
     kubectl.wait_until_ready("server")
     cli = _Cli(kubectl, "server")
 

@@ -56,12 +56,12 @@ def test_pods_and_claims_of_one_model_share_it(
 ) -> None:
     """Five pods at once, three by one volume and two by another: each sees the model, which comes once."""
     model = registry.push_new(kubectl.namespace, 4 * MIB, MIB)
-    traffic = registry.traffic()
+    traffic, where = registry.traffic(), driver.its_node
     names = {"a": ("a1", "a2", "a3"), "b": ("b1", "b2")}
     objects: list[Object] = []
     for suffix, pods in names.items():
         volume = make_volume(f"{kubectl.namespace}-{suffix}", {"modelRef": model.at(registry.host)})
-        objects += [claim(suffix, volume=volume), *(pod(name, claimed(suffix)) for name in pods)]
+        objects += [claim(suffix, volume=volume), *(pod(name, claimed(suffix), **where) for name in pods)]
     kubectl.apply(*objects)
     all_pods = [name for pods in names.values() for name in pods]
     kubectl.wait_until_ready(*all_pods)

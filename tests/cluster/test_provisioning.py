@@ -203,8 +203,8 @@ def test_rollout_of_a_deployment_downloads_nothing(
     """Three replicas of one claim: one download. Rolled over, the claim deleted, and a new one made: none."""
     model = registry.push_new(kubectl.namespace, 4 * MIB, MIB)
     name = classes.make(kubectl.namespace, {"modelRef": model.at(registry.host)}, binding="WaitForFirstConsumer")
-    first_traffic = registry.traffic()
-    kubectl.apply(claim("model", name), deployment("server", claimed("model"), replicas=3))
+    first_traffic, where = registry.traffic(), classes.driver.its_node
+    kubectl.apply(claim("model", name), deployment("server", claimed("model"), replicas=3, **where))
     _roll_out(kubectl, "server")
     first = _pods(kubectl, "server")
 
@@ -225,7 +225,7 @@ def test_rollout_of_a_deployment_downloads_nothing(
     kubectl.delete("pvc", "model")
     classes.wait_until_no_volumes(name)
     left_bytes = classes.driver.cache()["stored_bytes"]
-    kubectl.apply(claim("again", name), pod("again", claimed("again")))
+    kubectl.apply(claim("again", name), pod("again", claimed("again"), **where))
     kubectl.wait_until_ready("again")
 
     assert stored_bytes == left_bytes  # a claim's end takes nothing from the node's store
@@ -233,7 +233,7 @@ def test_rollout_of_a_deployment_downloads_nothing(
 
 
 def _users(driver: Release, kubectl: Kubectl) -> list[str]:
-    """The pods of a namespace that have a volume, by the driver's own account."""
+    """The pods of a namespace that have a volume, by the account of the driver on their node."""
     rows: list[dict[str, Any]] = driver.status()["publications"]
     found = [row["pod"].rpartition("/") for row in rows]
     return sorted(name for namespace, _, name in found if namespace == kubectl.namespace)
