@@ -117,7 +117,6 @@ class NodeDriver:
                 self._volumes,
                 service_name=config.service_name,
                 node_id=node_name(config.environment),
-                has_dynamic_mounts=lambda: source.current.features.dynamic_mounts,
                 has_context_tokens=self._cluster.has_context_tokens,
             ),
             controller=Controller(config.service_name),

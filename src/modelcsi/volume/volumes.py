@@ -39,8 +39,8 @@ from modelcsi.volume.failures import Failures
 from modelcsi.volume.mounts import Mounts
 from modelcsi.volume.restore import restore, view_at
 from modelcsi.volume.slots import PublishSlots
-from modelcsi.volume.spec import DynamicSpec, VolumeId, VolumeSpec
-from modelcsi.volume.upstream import remove_upstream_copy
+from modelcsi.volume.spec import DynamicSpec, VolumeId, VolumeSpec, missing_model
+from modelcsi.volume.upstream import remove_upstream_copy, shows_upstream_copy
 
 logger = logging.getLogger(__name__)
 
@@ -116,14 +116,15 @@ class Volumes:
         """
         patience = Patience(_until(deadline))
         if isinstance(spec, DynamicSpec):
-            assert self._dynamic is not None, "only a driver that has dynamic volumes parses one"
             with self._working_on(spec.target, patience):
-                self._dynamic.publish(spec)
+                self._publish_dynamic(spec)
             return
         with self._working_on(spec.target, patience), self._slots.enter():
             known = self._known(spec)
             if known is not None and known.state == MOUNTED and self._shows(known.target, known.view):
                 self._touch(known)
+                return
+            if self._shows_upstream_copy(spec):
                 return
             record = PublicationRecord(
                 *(spec.volume_id, spec.target, spec.arguments, str(spec.reference), PENDING),
@@ -266,6 +267,20 @@ class Volumes:
         self._announcements.mounted(record.owner, digest)
         self.failures.mended(spec.target)
         logger.info("published %s (%s) at %s", spec.reference, digest, spec.target)
+
+    def _publish_dynamic(self, spec: DynamicSpec) -> None:
+        if self._shows_upstream_copy(spec):
+            return
+        if self._dynamic is None:
+            raise missing_model()
+        self._dynamic.publish(spec)
+
+    def _shows_upstream_copy(self, spec: VolumeSpec | DynamicSpec) -> bool:
+        """kubelet publishes all volumes again when it starts: a pod of before the change of drivers keeps what it has."""
+        is_shown = shows_upstream_copy(self._store.layout.root, spec.volume_id, spec.target, self._mounts)
+        if is_shown:
+            logger.info("%s shows what the upstream driver mounted: left as it is", spec.target)
+        return is_shown
 
     def _touch(self, record: PublicationRecord) -> None:
         try:
