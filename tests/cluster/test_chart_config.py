@@ -8,9 +8,10 @@ from typing import Any
 import pytest
 import yaml
 
-from modelcsi.config.file import load_config
+from modelcsi.config.file import load_config, parse_size
 from modelcsi.config.model import Config, SizeBytes
-from tests.cluster.chart import NEEDS_HELM, Manifests, render, values_of
+from modelcsi.errors import InvalidRequest
+from tests.cluster.chart import NEEDS_HELM, Manifests, Refused, render, values_of
 
 pytestmark = NEEDS_HELM
 
@@ -59,6 +60,25 @@ def test_values_arrive_as_they_are(tmp_path: Path) -> None:
     assert (7, 5) == (config.pull_config.parallel_pulls, config.pull_config.concurrency)
     assert Path("/etc/model-csi-driver-hosts") == config.registry.config_path
     assert Path("/etc/kubernetes/credentials.yaml") == config.registry.credential_provider_config
+
+
+@pytest.mark.parametrize(
+    "size",
+    ["10TiB", "10 Ti", "500gb", "1,000 kB", "1.5GiB", "7", 7, "7b", "7i", "2Terabyte", "TiB", "-1", "1e9", ".5GiB"],
+)
+def test_chart_takes_the_sizes_that_the_driver_takes(size: str | int) -> None:
+    """Else a node finds out at its next start."""
+    outcomes = []
+    for take in (
+        lambda: parse_size(size, "size"),
+        lambda: render({"config": {"features": {"disk_usage_limit": size}}}),
+    ):
+        try:
+            outcomes.append(take() is not None)
+        except (InvalidRequest, Refused):
+            outcomes.append(False)
+
+    assert 2 * [outcomes[0]] == outcomes
 
 
 def test_classic_registrar_registers_instead_of_the_driver(tmp_path: Path) -> None:
