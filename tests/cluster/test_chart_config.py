@@ -182,6 +182,17 @@ def test_probes_look_at_the_socket_where_kubelet_reaches_no_port(address: str) -
     ]
 
 
+@pytest.mark.parametrize("monitor", ["podMonitor", "serviceMonitor"])
+def test_names_of_models_are_told_to_a_monitor_that_wants_them(monitor: str, tmp_path: Path) -> None:
+    """And otherwise to nobody outside of the pod."""
+    shown = [
+        _loaded(render({"monitoring": {monitor: {"enabled": enabled, "detail": detail}}}), tmp_path).metrics_detail
+        for enabled, detail in ((True, True), (True, False), (False, True))
+    ]
+
+    assert [True, False, False] == shown
+
+
 def test_token_requests_follow_the_configuration() -> None:
     """Each audience that a registry takes is asked of kubelet, once; tokens travel as secrets where the cluster can do that."""
     values = values_of("everything")

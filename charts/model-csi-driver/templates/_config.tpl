@@ -16,6 +16,9 @@
 {{- include "modelcsi.checkRootDir" . -}}
 {{- $file := dict "service_name" $config.serviceName "csi_endpoint" "unix:///csi/csi.sock" "root_dir" $config.rootDir -}}
 {{- with $config.metricsAddr }}{{ $_ := set $file "metrics_addr" . }}{{ end -}}
+{{- range list .Values.monitoring.podMonitor .Values.monitoring.serviceMonitor -}}
+{{- if and .enabled .detail }}{{ $_ := set $file "metrics_detail" true }}{{ end -}}
+{{- end -}}
 {{- with $config.logLevel }}{{ $_ := set $file "log_level" . }}{{ end -}}
 {{- with $config.dynamicCsiEndpoint }}{{ $_ := set $file "dynamic_csi_endpoint" . }}{{ end -}}
 {{- with $config.pullConfig }}{{ $_ := set $file "pull_config" . }}{{ end -}}

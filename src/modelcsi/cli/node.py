@@ -123,7 +123,10 @@ class NodeDriver:
         self._csi = CsiServer(
             f"unix://{config.csi_socket}", services, self._metrics, publish_slots=config.publish_slots
         )
-        self._api = MetricsServer(config.metrics_addresses, self._metrics, self._why_not_ready)
+        self._api = MetricsServer(
+            *(config.metrics_addresses, self._metrics, self._why_not_ready),
+            shows_detail=lambda: source.current.metrics_detail,
+        )
         self._control = ControlServer(config.root_dir, self._inventory)
 
     def start(self) -> None:

@@ -201,6 +201,10 @@ class Config:
     """`tcp://HOST:PORT` of `/metrics`, `/metrics/detail`, `/healthz` and `/readyz`; `tcp://$POD_IP:5244` also serves
     127.0.0.1:5244. Model names are on `/metrics/detail` only. Default: none, nothing is served."""
 
+    metrics_detail: bool = False
+    """Whether `/metrics/detail`, with the names of the models of all pods, is told to others than the node itself (loopback).
+    Whoever reaches `metrics_addr` reads it then. Default: false; the chart says true where a monitor scrapes it."""
+
     log_level: str = field(default="info", metadata={"words": _LOG_LEVELS})
     """`debug`, `info`, `warning` or `error`; `--log-level` wins. Default: `info`, what an operator counts or acts on."""
 
