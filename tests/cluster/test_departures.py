@@ -45,7 +45,9 @@ def _pulls(driver: Release) -> list[list[str]]:
 def test_pod_whose_model_is_being_pulled_goes_at_once(
     driver: Release, registry: ClusterRegistry, node: Node, model: Model, kubectl: Kubectl
 ) -> None:
-    """Its publish ends, nothing of it is left, and the pull that nobody wants stops. The next pod goes on where it stopped."""
+    """A pod that is deleted while it waits goes at once; a pull that nobody else waits for stops, and the next one goes on with what
+    was received.
+    """
     reference = model.at(registry.host)
     kubectl.apply(pod("impatient", inline(reference), **_GRACE))
     kubectl.eventually_event("impatient", "PullProgress")
