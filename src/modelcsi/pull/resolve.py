@@ -39,7 +39,7 @@ from modelcsi.oci.reference import Reference
 from modelcsi.pull.policy import PullPolicy
 from modelcsi.registry.caller import Caller
 from modelcsi.registry.client import Registry, Repository
-from modelcsi.registry.credentials import ANONYMOUS, Candidates, Credentials, Keychain
+from modelcsi.registry.credentials import Candidates, Credentials, Keychain
 from modelcsi.store.store import Store
 
 logger = logging.getLogger(__name__)
@@ -174,7 +174,7 @@ class Resolver:
         if digest is None or content is None:
             return None
         # What costs nothing first: which credentials were proved does not matter, and a cached volume must not wait for plugins.
-        for credentials in chain(candidates.at_hand(), (ANONYMOUS,), candidates):
+        for credentials in chain(candidates.at_hand(), (candidates.anonymous,), candidates):
             fingerprint = credentials.fingerprint(records.salt)
             if records.has_proof(reference.host, reference.repository, digest, fingerprint):
                 return registry.repository(reference, credentials, wish.caller), digest, content

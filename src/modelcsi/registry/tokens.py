@@ -70,7 +70,9 @@ class Authorizer:
         self._clock = clock
 
     def known(self, access: Access) -> str:
-        """The header that was accepted before and is still good, or empty."""
+        """The header that was accepted before and is still good, or is sent unasked; or empty."""
+        if access.credentials.header:
+            return access.credentials.header
         with self._lock:
             kept = self._kept.get(access)
         return kept.authorization if kept and kept.expires_at > self._clock() else ""
@@ -84,7 +86,9 @@ class Authorizer:
         """
         by_scheme = {challenge.scheme: challenge for challenge in reversed(challenges)}
         credentials = access.credentials
-        # 1. a ready token; 2. a token service; 3. user and password.
+        # 1. a ready header, which was sent already; 2. a ready token; 3. a token service; 4. user and password.
+        if credentials.header:
+            return ""
         if credentials.registry_token:
             kept = _Kept(f"Bearer {credentials.registry_token}", self._clock() + _MAX_LIFE_SECONDS)
         elif "bearer" in by_scheme:

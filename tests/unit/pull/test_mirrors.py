@@ -16,6 +16,7 @@ from modelcsi.pull.puller import Puller, PullLimits
 from modelcsi.registry.client import Registry
 from modelcsi.registry.credentials import Keychain
 from modelcsi.registry.hosts import Hosts
+from modelcsi.registry.hosts_files import HostsFiles
 from modelcsi.registry.mirrors import MirrorRules
 from modelcsi.registry.transport import HttpTransport, Request, Response, Timeouts, Transport
 from modelcsi.store.store import Store
@@ -65,7 +66,9 @@ class Node:
     def restart(self, rules: MirrorRules = RULES) -> Puller:
         """A new puller on the same store."""
         keychain = Keychain(self.directory)
-        client = Registry(self.transport, Hosts(keychain.scheme, self.directory), keychain, mirror_rules=rules)
+        client = Registry(
+            self.transport, Hosts(keychain.scheme, HostsFiles(self.directory)), keychain, mirror_rules=rules
+        )
         self._puller = Puller(self.store, client, keychain, PullLimits())
         self.pullers.append(self._puller)
         return self._puller
