@@ -20,6 +20,7 @@ from modelcsi.registry.caller import Caller, PullSecrets
 from modelcsi.registry.candidates import Candidates, Remarks, Source
 from modelcsi.registry.docker_config import ANONYMOUS, Credentials, matching, parse_json
 from modelcsi.registry.hosts_files import HostsFiles
+from modelcsi.registry.hosts_toml import Server
 from modelcsi.registry.node_access import FORGEABLE, NodeAccess
 from modelcsi.registry.node_config import NodeConfig
 from modelcsi.registry.notices import Notices
@@ -187,13 +188,22 @@ class Keychain:
         return stored if stored and self._may_use_node(wanted) else ()
 
     def _of_hosts(self, wanted: _Wanted) -> tuple[Credentials, ...]:
-        header = self._sources.hosts.server(wanted.reference.host).authorization
-        return (Credentials(header=header, source=_HOSTS_SOURCE),) if header and self._may_use_node(wanted) else ()
+        server = self._server(wanted.reference.host)
+        if server is None or not server.authorization or not self._may_use_node(wanted):
+            return ()
+        return (Credentials(header=server.authorization, source=_HOSTS_SOURCE),)
 
     def _certificate(self, host: str) -> str:
         """The names of the client certificates that are shown to the registry."""
-        pairs = self._sources.hosts.server(host).tls.client_pairs
-        return ", ".join(str(certificate) for certificate, _ in pairs)
+        server = self._server(host)
+        return ", ".join(str(certificate) for certificate, _ in server.tls.client_pairs) if server else ""
+
+    def _server(self, host: str) -> Server | None:
+        """What hosts.toml says of the registry, if it can be understood: else nobody can ask, and what is proved needs it not."""
+        try:
+            return self._sources.hosts.server(host)
+        except InvalidRequest:
+            return None
 
     def _may_use_node(self, wanted: _Wanted) -> bool:
         sources = self._sources

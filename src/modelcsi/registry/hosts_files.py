@@ -1,15 +1,18 @@
 """The directory of hosts.toml files: which one is about a host, and what it says of the registry itself; any thread.
 
-Files are read again at each question.
+Files are read again at each question. One that cannot be understood may be half-written, or mistyped while pulls run: until it
+can be again, what it said before counts.
 """
 
 from __future__ import annotations
 
 import logging
+import threading
 from dataclasses import replace
 from pathlib import Path
 from urllib.parse import urlsplit
 
+from modelcsi.errors import InvalidRequest
 from modelcsi.oci.reference import DOCKER_HUB
 from modelcsi.registry.hosts_toml import HostsFile, NamedHost, Server, read_hosts
 from modelcsi.registry.notices import Notices
@@ -26,13 +29,32 @@ class HostsFiles:
 
     def __init__(self, directory: Path | None = None) -> None:
         """None says nothing of any."""
+        self._lock = (
+            threading.Lock()
+        )  # guards what follows: what each file said when it was understood, and why it is not now
+        self._understood: dict[Path | None, HostsFile] = {}
+        self._problems: dict[Path | None, str] = {}
         self._directory = directory
         self._notices = Notices(logger)
 
     def read(self, host: str) -> HostsFile:
-        """What the directory about `host` says. Raises InvalidRequest for a file that cannot be understood."""
+        """What the directory about `host` says. Raises InvalidRequest for a file that was never understood."""
         directory = self._directory_of(host)
-        file = read_hosts(directory)
+        try:
+            file = read_hosts(directory)
+        except InvalidRequest as error:
+            with self._lock:
+                known = self._understood.get(directory)
+                is_new = self._problems.get(directory) != error.message
+                self._problems[directory] = error.message
+            if known is None:
+                raise
+            if is_new:
+                logger.warning("%s; what it said before counts", error.message)
+            return known
+        with self._lock:
+            self._understood[directory] = file
+            self._problems.pop(directory, None)
         for problem in file.unused:
             self._notices.warn_once(f"{directory}/hosts.toml: {problem}")
         return file

@@ -166,6 +166,18 @@ def test_an_authorization_of_hosts_toml_is_the_nodes(node: Node, hosts: HostsFil
     assert "does not give those of" in caught.value.hint
 
 
+def test_a_broken_hosts_toml_leaves_what_is_proved(node: Node, tmp_path: Path) -> None:
+    """Nobody can ask such a registry; a model that is on the node is mounted without."""
+    config(tmp_path, node.registry, "alice", "s3cret")
+    node.resolve(Sources(), tmp_path)
+    (tmp_path / node.registry.host).mkdir()
+    (tmp_path / node.registry.host / "hosts.toml").write_text("server = ", encoding="utf-8")
+    before = node.requests
+    node.resolve(Sources(hosts=HostsFiles(tmp_path)), tmp_path)
+
+    assert before == node.requests
+
+
 def test_an_authorization_of_hosts_toml_is_not_added_to_a_pods_secret(node: Node, hosts: HostsFiles) -> None:
     """The registry would say yes to the admin's, whatever the secret is."""
     with pytest.raises(Unauthenticated, match="the volume's secret"):

@@ -227,6 +227,20 @@ def test_a_file_that_cannot_be_used_is_named(text: str, tmp_path: Path) -> None:
     assert "hunter2" not in str(caught.value)
 
 
+def test_a_file_that_breaks_while_pulls_run_counts_as_before(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """It may be half-written: a pull must not end by it, and the admin is told, once for each mistake."""
+    name = "registry.example.com"
+    hosts = Hosts(files=HostsFiles(tmp_path))
+    found = []
+    for server in ('"http://a.test"', '"htt', '"htt', '"http://b.test"', '"http://c.te'):
+        _write(tmp_path, name, f"server = {server}")
+        found.append(hosts.origin(name).host)
+    (tmp_path / name / "hosts.toml").unlink()
+
+    assert ["a.test", "a.test", "a.test", "b.test", "b.test", name] == [*found, hosts.origin(name).host]
+    assert 2 == caplog.text.count("what it said before counts")
+
+
 def test_where_a_registry_leads_has_its_own_settings_or_the_registrys_roots(tmp_path: Path) -> None:
     """An object store behind the same private CA works; the client certificate is for the registry only."""
     _write(tmp_path, "registry.example.com", 'ca = "a.pem"\nclient = [["c.cert", "c.key"]]')
