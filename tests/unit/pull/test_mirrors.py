@@ -11,8 +11,11 @@ import pytest
 
 from modelcsi.deadline import Deadline
 from modelcsi.errors import CorruptContent, NotFound, RegistryUnavailable, Unauthenticated
+from modelcsi.oci.descriptor import Descriptor
 from modelcsi.oci.digest import Digest
+from modelcsi.oci.reference import Reference
 from modelcsi.pull.puller import Puller, PullLimits
+from modelcsi.registry.caller import Caller
 from modelcsi.registry.client import Registry
 from modelcsi.registry.credentials import Keychain
 from modelcsi.registry.hosts import Hosts
@@ -134,6 +137,19 @@ def test_each_blob_is_proved_once(node: Node) -> None:
     assert [1] * len(FILES) == [
         sum(str(Digest.of(content)) in seen.path for seen in node.origin.seen) for content in FILES.values()
     ]
+
+
+def test_a_mirror_that_ignores_ranges_is_not_begun_again(node: Node) -> None:
+    """It would send what is here already, as slowly as it likes; blobs from their beginning still come from it."""
+    node.mirror.faults.ignores_ranges = True
+    client = Registry(node.transport, Hosts(files=HostsFiles(node.directory)))
+    reference = Reference.parse(f"{node.origin.host}/models/tiny:v1")
+    (mirror,) = client.mirrors(reference, Caller())
+    descriptor = Descriptor("application/octet-stream", Digest.of(WEIGHTS), len(WEIGHTS))
+    with pytest.raises(RegistryUnavailable, match=f"the mirror {node.mirror.host} ignores Range, and byte 5 is wanted"):
+        mirror.open_blob(descriptor, 5)
+    with mirror.open_blob(descriptor) as stream:
+        assert stream.read(4) == WEIGHTS[:4]
 
 
 def test_a_manifest_of_an_attacker_names_a_private_digest(node: Node) -> None:
