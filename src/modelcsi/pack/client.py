@@ -45,7 +45,6 @@ from modelcsi.registry.answers import Subject, failure, read_detail
 from modelcsi.registry.causes import NotTls
 from modelcsi.registry.challenge import Challenge, parse_challenges
 from modelcsi.registry.credentials import Credentials
-from modelcsi.registry.exchange import PLAIN_PROBE_SECONDS
 from modelcsi.registry.hosts import Endpoint, Hosts
 from modelcsi.registry.tokens import Access, Authorizer
 from modelcsi.registry.transport import STALL_SECONDS, Request, Timeouts, Transport
@@ -267,9 +266,7 @@ def _endpoint(transport: Transport, hosts: Hosts, host: str) -> Endpoint:
     if not endpoint.may_be_plain:
         return endpoint
     try:
-        transport.request(
-            Request("GET", f"{endpoint.url}/", tls=endpoint.tls, timeouts=Timeouts(PLAIN_PROBE_SECONDS))
-        ).close()
+        transport.request(Request("GET", f"{endpoint.url}/", tls=endpoint.tls)).close()
     except NotTls:
         hosts.remember_plain(host)
     return hosts.origin(host)
