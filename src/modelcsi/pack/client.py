@@ -186,7 +186,7 @@ class RepositoryClient(Registry):  # type: ignore[misc]  # oras carries no types
     def _refusal(self, answer: Answer, what: str) -> ModelCsiError:
         """The error that an answer's status is to somebody who pushes."""
         credentials, host, status = self._access.credentials, self._access.host, answer.status
-        detail = read_detail(answer)
+        detail = read_detail(answer, credentials)
         error = failure(answer, Subject(what, host, credentials), detail)
         if isinstance(error, Unauthenticated | Forbidden):
             return error
@@ -196,7 +196,7 @@ class RepositoryClient(Registry):  # type: ignore[misc]  # oras carries no types
                 hint="some registries want the repository or its project to be made first",
             )
         if 400 <= status < 500 and status not in _TRIED_AGAIN:
-            said = f": {credentials.redact(detail)}" if detail else ""
+            said = f": {detail}" if detail else ""
             hint = "a proxy before the registry limits the size of a request" if status == 413 else ""
             return UnsupportedArtifact(f"{host} refuses {what} ({status}){said}", hint=hint)
         return error

@@ -64,7 +64,7 @@ class Exchange:
 
     def failure(self, access: Access, question: Question, answer: Answer) -> ModelCsiError:
         """The error that an answer's status is; ends the answer."""
-        detail = read_detail(answer.response, question.deadline)
+        detail = read_detail(answer.response, access.credentials, question.deadline)
         status = answer.response.status
         if not answer.is_foreign:
             return failure(answer.response, Subject(question.what, answer.host, access.credentials), detail)
@@ -84,7 +84,7 @@ class Exchange:
             if not renewed:
                 return answer
             authorization = renewed
-            read_detail(answer.response, question.deadline)
+            read_detail(answer.response, access.credentials, question.deadline)
             _, answer = self._send(access, question, authorization)
             if answer.response.status == 401 and not answer.is_foreign:
                 self._authorizer.forget(access)

@@ -197,10 +197,10 @@ def _token_request(access: Access, realm: SplitResult, challenge: Challenge) -> 
 
 
 def _token_failure(response: Response, subject: Subject, deadline: Deadline, *, is_foreign: bool) -> ModelCsiError:
-    detail = read_detail(response, deadline)
+    detail = read_detail(response, subject.credentials, deadline)
     # OAuth 2 says 400 invalid_grant for a refresh token that is no longer good.
     if response.status == 400 and subject.credentials.identity_token:
-        said = f": {subject.credentials.redact(detail)}" if detail else ""
+        said = f": {detail}" if detail else ""
         return Unauthenticated(f"{subject.host} refuses the identity token of {subject.credentials.source} (400){said}")
     if is_foreign and response.status in {401, 403, 404}:
         return RegistryUnavailable(f"{subject.host} redirects to a host that answers {response.status}")
