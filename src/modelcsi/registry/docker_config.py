@@ -49,6 +49,9 @@ class Credentials:
         for token in (self.identity_token, self.registry_token):
             if not all("!" <= character <= "~" for character in token):
                 raise InvalidRequest(f"a token of {self.source} has characters that no token has")
+        # JSON may hold half of a surrogate pair, which is no character.
+        if any("\ud800" <= character <= "\udfff" for character in self.username + self.password):
+            raise InvalidRequest(f"the user or password of {self.source} is no text that can be sent")
 
     @property
     def is_anonymous(self) -> bool:
