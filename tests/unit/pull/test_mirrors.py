@@ -359,7 +359,10 @@ def test_a_mirror_that_checks_rights_gets_the_pods_credentials_for_it(node: Node
 
 
 def test_a_wrong_secret_for_the_registry_gets_nothing_at_such_a_mirror(node: Node) -> None:
-    """The node may read there, and the pod is who its secret says; the registry refuses that one."""
+    """At a mirror that checks rights, too, a secret of the request that names the registry is used alone.
+
+    The node may read there, and the pod is who its secret says; the registry refuses that one.
+    """
     node.write_hosts(settings=CHECKS)
     for registry in (node.origin, node.mirror):
         registry.auth, registry.users = Auth.BASIC, {"alice": User("s3cret")}

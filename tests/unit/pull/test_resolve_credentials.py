@@ -150,7 +150,10 @@ def hosts(node: Node, tmp_path: Path) -> HostsFiles:
 
 
 def test_an_authorization_of_hosts_toml_is_the_nodes(node: Node, hosts: HostsFiles, tmp_path: Path) -> None:
-    """It serves those who may use the node's credentials, is sent unasked, and proves nothing once it is gone."""
+    """What a registry's hosts.toml shows for the node serves those who may use the node's credentials, and nobody else.
+
+    It is sent unasked, and proves nothing once it is gone.
+    """
     vault = caller.Caller(pod=caller.Pod("vault", "pod", "uid", "trainer"))
     access = NodeAccess({node.registry.host: ("vault",)})
     sources = Sources(hosts=hosts, node_access=access, has_pod_info=lambda: True)

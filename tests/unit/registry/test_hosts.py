@@ -228,7 +228,10 @@ def test_a_file_that_cannot_be_used_is_named(text: str, tmp_path: Path) -> None:
 
 
 def test_a_file_that_breaks_while_pulls_run_counts_as_before(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    """It may be half-written: a pull must not end by it, and the admin is told, once for each mistake."""
+    """A hosts.toml that breaks while pulls run counts as it was until it is mended.
+
+    It may be half-written: a pull must not end by it, and the admin is told, once for each mistake.
+    """
     name = "registry.example.com"
     hosts = Hosts(files=HostsFiles(tmp_path))
     found = []
