@@ -73,6 +73,20 @@
 {{- toYaml $requests }}
 {{- end }}
 
+{{/* Not empty if the driver on nodes asks the API server anything: the rule of cli/cluster.py. */}}
+{{- define "modelcsi.asksApi" -}}
+{{- $config := include "modelcsi.config" . | fromYaml -}}
+{{- $kubernetes := $config.kubernetes | default dict -}}
+{{- $registry := $config.registry | default dict -}}
+{{- $features := or $kubernetes.events $kubernetes.watch_pods $kubernetes.pull_secrets $kubernetes.node_labels -}}
+{{- if or $features $registry.service_account_tokens (kindIs "map" $registry.node_credentials) }}yes{{ end }}
+{{- end }}
+
+{{/* Not empty if it does so with the token of its service account. */}}
+{{- define "modelcsi.usesToken" -}}
+{{- if and (include "modelcsi.asksApi" .) (not (include "modelcsi.config" . | fromYaml | dig "kubernetes" "kubeconfig" "")) }}yes{{ end }}
+{{- end }}
+
 {{/* Changes when the driver must be started again: another value of a key that it reads once. Other keys it reads again by itself,
      so a change of those must not roll the pods. */}}
 {{- define "modelcsi.restartChecksum" -}}

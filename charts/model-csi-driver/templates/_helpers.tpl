@@ -111,3 +111,18 @@ exec: {command: [stat, /csi/csi.sock]}
 {{ toYaml . }}
 {{- end }}
 {{- end }}
+
+{{/* What kubelet would mount into every container: a token of the pod's account, for the one container that asks the API server.
+     Renewed by kubelet; both programs read it again. */}}
+{{- define "modelcsi.tokenVolume" -}}
+- name: api-access
+  projected:
+    sources:
+      - serviceAccountToken: {path: token, expirationSeconds: 3600}
+      - configMap: {name: kube-root-ca.crt, items: [{key: ca.crt, path: ca.crt}]}
+      - downwardAPI: {items: [{path: namespace, fieldRef: {fieldPath: metadata.namespace}}]}
+{{- end }}
+
+{{- define "modelcsi.tokenMount" -}}
+- {name: api-access, mountPath: /var/run/secrets/kubernetes.io/serviceaccount, readOnly: true}
+{{- end }}
