@@ -45,6 +45,20 @@ def test_account_that_asks_nothing_has_no_rights(kubernetes: dict[str, Any]) -> 
     assert [] == manifests.of("ClusterRole") == manifests.of("ClusterRoleBinding")
 
 
+def test_right_to_patch_nodes_comes_with_the_policy_that_narrows_it() -> None:
+    """Bound, denying, for the account that has the right; tests/cluster/test_rights.py shows what it lets through."""
+    manifests = render({"config": {"kubernetes": {"node_labels": 3}}, "serviceAccount": {"name": "driver"}})
+    policy, binding = manifests.one("ValidatingAdmissionPolicy"), manifests.one("ValidatingAdmissionPolicyBinding")
+    (condition,) = policy["spec"]["matchConditions"]
+
+    assert 'request.userInfo.username == "system:serviceaccount:model-csi:driver"' == condition["expression"]
+    assert (policy["metadata"]["name"], ["Deny"]) == (
+        binding["spec"]["policyName"],
+        binding["spec"]["validationActions"],
+    )
+    assert [] == render().of("ValidatingAdmissionPolicy")
+
+
 def test_feature_that_is_switched_on_by_extra_gets_its_rights() -> None:
     """Rights follow the file that the driver reads, not the value it came from."""
     manifests = render({"config": {"extra": {"kubernetes": {"pull_secrets": True}}}})
