@@ -155,7 +155,8 @@ class KubernetesConfig:
     """What the driver asks of the API server. All of it is optional: without it volumes are published all the same."""
 
     kubeconfig: Path | None = field(default=None, metadata=_RESTART)
-    """A kubeconfig file. Default: the service account of the driver's pod."""
+    """A kubeconfig file. Default: the service account of the driver's pod, without a proxy: HTTPS_PROXY counts for the server of a
+    kubeconfig only."""
 
     events: bool = field(default=False, metadata=_RESTART)
     """Events on pods: what is pulled, how far it is, what failed. Needs the right to create events. Default: false; the chart says
