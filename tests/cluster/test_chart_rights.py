@@ -197,6 +197,22 @@ def test_openshift_lets_the_drivers_account_be_privileged() -> None:
     assert kinds <= set(constraints["volumes"])
 
 
+def test_sidecars_open_the_socket_where_selinux_is_enforced() -> None:
+    """OpenShift's policy lets no container_t open a socket that a privileged container made in a host path."""
+    values = {"registrar": {"enabled": True}, "livenessprobe": {"enabled": True}}
+    plain, openshift = (
+        [
+            container["securityContext"].get("seLinuxOptions")
+            for name, container in _containers({**values, "openshift": {"enabled": enabled}}).items()
+            if name != "model-csi-driver"
+        ]
+        for enabled in (False, True)
+    )
+
+    assert [None, None] == plain
+    assert 2 * [{"type": "spc_t"}] == openshift
+
+
 def _containers(values: dict[str, Any]) -> dict[str, Object]:
     manifests = render(values)
     pods = [item["spec"]["template"]["spec"] for kind in ("DaemonSet", "Deployment") for item in manifests.of(kind)]

@@ -78,11 +78,15 @@ readOnlyRootFilesystem: true
 capabilities: {drop: [ALL]}
 {{- end }}
 
-{{/* The sidecars beside the driver open its socket, which is root's; they need nothing else. */}}
+{{/* The sidecars beside the driver open its socket, which is root's; they need nothing else. Where SELinux is enforced, as OpenShift
+     does, an ordinary container opens no socket in a host path: spc_t, the type of privileged ones, does. */}}
 {{- define "modelcsi.sidecarSecurityContext" -}}
 {{ include "modelcsi.restrictedSecurityContext" . }}
 runAsUser: 0
 runAsGroup: 0
+{{- if .Values.openshift.enabled }}
+seLinuxOptions: {type: spc_t}
+{{- end }}
 {{- end }}
 
 {{- define "modelcsi.pluginDir" -}}
