@@ -187,6 +187,27 @@ def test_every_value_is_used_by_a_template() -> None:
     assert sorted(unused) == []
 
 
+def test_pod_of_helm_test_goes_where_the_driver_is() -> None:
+    """On a node without a driver it would wait for ever."""
+    manifests = render(values_of("everything"))
+    (pod,) = manifests.of("Pod")
+    wanted = {name: manifests.node_pod()[name] for name in ("nodeSelector", "tolerations", "affinity")}
+
+    assert wanted == {name: pod["spec"][name] for name in wanted}
+
+
+def test_pod_of_helm_test_is_whom_openshift_lets_it_be() -> None:
+    """Elsewhere a user of its own: the image's is root."""
+    plain, openshift = (
+        render({"test": {"modelRef": "a.example.com/b:v1"}, "openshift": {"enabled": enabled}})
+        .one("Pod")["spec"]["securityContext"]
+        .get("runAsUser")
+        for enabled in (False, True)
+    )
+
+    assert (65532, None) == (plain, openshift)
+
+
 def test_version_is_the_projects() -> None:
     """The chart of a release installs the image of that release."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"]
