@@ -193,6 +193,25 @@ def test_names_of_models_are_told_to_a_monitor_that_wants_them(monitor: str, tmp
     assert [True, False, False] == shown
 
 
+def test_variables_that_the_file_names_are_in_both_pods() -> None:
+    """`metrics_addr: tcp://$HOST_IP:5244` ends a driver that has no HOST_IP; the controller reads the same file."""
+    variable = {"name": "HOST_IP", "valueFrom": {"fieldRef": {"fieldPath": "status.hostIP"}}}
+    values = {
+        "config": {"metricsAddr": "tcp://$HOST_IP:5244"},
+        "env": [variable],
+        "controller": {"enabled": True},
+    }
+    manifests = render(values)
+    (controller,) = [
+        container
+        for container in manifests.one("Deployment")["spec"]["template"]["spec"]["containers"]
+        if container["name"] == "model-csi-controller"
+    ]
+
+    assert variable in manifests.driver()["env"]
+    assert variable in controller["env"]
+
+
 def test_token_requests_follow_the_configuration() -> None:
     """Each audience that a registry takes is asked of kubelet, once; tokens travel as secrets where the cluster can do that."""
     values = values_of("everything")
