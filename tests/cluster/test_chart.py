@@ -57,6 +57,36 @@ def test_nothing_is_there_twice(values: dict[str, Any]) -> None:
     assert sorted(set(mounts)) == sorted(mounts)
 
 
+def test_labels_and_annotations_of_users_replace_none_of_ours(values: dict[str, Any]) -> None:
+    """A key that is there twice is an error of YAML for some tools, and a surprise with the others."""
+    ours = {
+        "app.kubernetes.io/name",
+        "app.kubernetes.io/instance",
+        "app.kubernetes.io/version",
+        "app.kubernetes.io/managed-by",
+        "helm.sh/chart",
+        "security.openshift.io/csi-ephemeral-volume-profile",
+    }
+    labels = {**dict.fromkeys(ours, "mine"), "release": "mine"}
+    pods = {"podAnnotations": {"checksum/restart": "mine", "kubectl.kubernetes.io/default-container": "mine"}}
+    monitors = {name: {**value, "labels": labels} for name, value in values.get("monitoring", {}).items()}
+    changed: dict[str, Any] = {
+        **values,
+        **pods,
+        "commonLabels": {**labels, "example.com/part": "kept"},
+        "podLabels": labels,
+    }
+    changed["controller"] = {**values.get("controller", {}), **pods, "podLabels": labels}
+    changed["monitoring"] = monitors
+    before, after = render(values).objects, render(changed).objects
+
+    for old, new in zip(before, after, strict=True):
+        there = {key: value for key, value in old["metadata"]["labels"].items() if key in ours}
+
+        assert there.items() <= new["metadata"]["labels"].items()
+        assert "kept" == new["metadata"]["labels"]["example.com/part"]
+
+
 def test_every_mount_has_its_volume(values: dict[str, Any]) -> None:
     """Each container mounts volumes that its pod has, and no volume is there for nothing."""
     for kind in ("DaemonSet", "Deployment", "Pod"):

@@ -34,18 +34,27 @@ app.kubernetes.io/name: {{ printf "%s-controller" (include "modelcsi.name" .) | 
 app.kubernetes.io/instance: {{ .Release.Name }}
 {{- end }}
 
-{{- define "modelcsi.commonLabels" -}}
-helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" | trunc 63 | trimSuffix "-" }}
-app.kubernetes.io/version: {{ .Chart.AppVersion | quote }}
-app.kubernetes.io/managed-by: {{ .Release.Service }}
-{{- with .Values.commonLabels }}
-{{ toYaml . }}
+{{/* Without those of selectors: of objects that no selector may find. (root, labels) -> YAML; what is written here wins over the
+     labels, and those over commonLabels, since a key that is there twice makes an object invalid. */}}
+{{- define "modelcsi.commonLabelsWith" -}}
+{{- $root := index . 0 -}}
+{{- $chart := printf "%s-%s" $root.Chart.Name $root.Chart.Version | replace "+" "_" | trunc 63 | trimSuffix "-" -}}
+{{- $own := dict "helm.sh/chart" $chart "app.kubernetes.io/version" $root.Chart.AppVersion "app.kubernetes.io/managed-by" $root.Release.Service -}}
+{{- $others := merge (dict) (index . 1 | default dict) ($root.Values.commonLabels | default dict) -}}
+{{- toYaml (merge $own (omit $others "app.kubernetes.io/name" "app.kubernetes.io/instance")) }}
 {{- end }}
+
+{{- define "modelcsi.commonLabels" -}}
+{{- include "modelcsi.commonLabelsWith" (list . dict) }}
+{{- end }}
+
+{{- define "modelcsi.labelsWith" -}}
+{{ include "modelcsi.selectorLabels" (index . 0) }}
+{{ include "modelcsi.commonLabelsWith" . }}
 {{- end }}
 
 {{- define "modelcsi.labels" -}}
-{{ include "modelcsi.selectorLabels" . }}
-{{ include "modelcsi.commonLabels" . }}
+{{ include "modelcsi.labelsWith" (list . dict) }}
 {{- end }}
 
 {{- define "modelcsi.controllerLabels" -}}

@@ -17,10 +17,11 @@ from modelcsi.errors import InvalidRequest
 _MERGE_TAG = "tag:yaml.org,2002:merge"
 
 
-class _StrictLoader(yaml.SafeLoader):
+class StrictLoader(yaml.SafeLoader):
     """YAML's last duplicate silently wins; in a configuration it is a mistake."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:  # noqa: FBT001, FBT002 (PyYAML's signature)
+        """As in PyYAML; MarkedYAMLError for a key that is there twice."""
         seen = set()
         for key_node, _ in node.value:
             if not isinstance(key_node, yaml.ScalarNode) or key_node.tag == _MERGE_TAG:
@@ -36,7 +37,7 @@ def read_yaml(path: Path) -> Mapping[Hashable, object]:
     """The document in a file; an empty one is an empty mapping."""
     try:
         # bandit's S506 is about unsafe loaders; this one is a SafeLoader.
-        document = yaml.load(path.read_bytes(), Loader=_StrictLoader)  # noqa: S506
+        document = yaml.load(path.read_bytes(), Loader=StrictLoader)  # noqa: S506
     except OSError as error:
         raise InvalidRequest(f"cannot be read: {error.strerror}") from error
     except yaml.MarkedYAMLError as error:
