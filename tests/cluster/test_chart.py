@@ -159,6 +159,20 @@ def test_mistyped_value_is_refused_by_its_name(typo: dict[str, Any], words: list
             "registryHosts and config.registry.config_path: set one of them",
         ),
         (
+            {
+                "registryHosts": {"a.example.com": {"ca.crt": ""}},
+                "config": {"extra": {"registry": {"config_path": "/etc/certs.d"}}},
+            },
+            "config.extra.registry.config_path: other values decide it: registryHosts",
+        ),
+        (
+            {
+                "credentialProvider": {"binDir": "/opt/bin", "configFile": "/opt/config"},
+                "config": {"extra": {"registry": {"credential_provider_bin_dir": "/opt/other"}}},
+            },
+            "config.extra.registry.credential_provider_bin_dir: other values decide it: credentialProvider",
+        ),
+        (
             {"config": {"registryAuths": {"a.example.com": {}}, "dockerConfigSecret": "mine"}},
             "config.registryAuths and config.dockerConfigSecret: set one of them",
         ),

@@ -28,7 +28,13 @@
 {{- if not .Values.registrar.enabled -}}
 {{- $_ := set $file "kubelet_registration_path" (printf "%s/csi.sock" (include "modelcsi.pluginDir" .)) -}}
 {{- end -}}
-{{- toYaml (mergeOverwrite (deepCopy $file) (deepCopy $extra)) }}
+{{- $merged := mergeOverwrite (deepCopy $file) (deepCopy $extra) -}}
+{{- range $key, $value := $file.registry | default dict -}}
+{{- if and (has $key (list "config_path" "credential_provider_config" "credential_provider_bin_dir")) (ne $value (get $merged.registry $key)) -}}
+{{- fail (printf "config.extra.registry.%s: other values decide it: %s" $key (ternary "registryHosts" "credentialProvider" (eq $key "config_path"))) -}}
+{{- end -}}
+{{- end -}}
+{{- toYaml $merged }}
 {{- end }}
 
 {{/* kubelet's directories below its root belong to kubelet, and the driver mounts them beside its own. */}}
