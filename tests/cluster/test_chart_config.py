@@ -105,6 +105,16 @@ def test_kubelets_root_is_taken_everywhere(tmp_path: Path) -> None:
     assert not [path for path in (*paths.values(), *on_node.values()) if path.startswith("/var/lib/kubelet")]
 
 
+def test_pods_wait_for_a_disk_of_their_own_where_told() -> None:
+    """Else kubelet makes the directory, on whatever disk is there."""
+    types = [
+        next(item["hostPath"]["type"] for item in render(values).node_pod()["volumes"] if item["name"] == "root-dir")
+        for values in ({}, {"rootDirType": "Directory"})
+    ]
+
+    assert ["DirectoryOrCreate", "Directory"] == types
+
+
 @pytest.mark.parametrize(
     "config",
     [
