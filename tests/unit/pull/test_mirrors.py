@@ -107,7 +107,9 @@ def node(tmp_path: Path, store: Store, transport: HttpTransport) -> Iterator[Nod
 
 
 def test_bytes_come_from_the_mirror_and_rights_from_the_registry(node: Node) -> None:
-    """A mirror sends bytes and decides nothing: what a tag means, and who may have a blob, the registry says."""
+    """A mirror that is not marked as checking rights sends bytes and decides nothing: what a tag means, and who may have a blob, the
+    registry says.
+    """
     view = node.pod().pull()
     questions = {(seen.method, seen.path.rpartition("/")[0]) for seen in node.origin.seen}
 
