@@ -12,6 +12,7 @@ from tests.cluster.kubectl import eventually, run
 
 KUBELET = Path("/var/lib/kubelet")
 STORE = Path("/var/lib/model-csi")
+_LOGS = Path("/var/log/pods")
 _CLUSTER = str(ROOT / "hack" / "cluster")
 _KUBECONFIG = Path("/run/node/admin.kubeconfig")
 _DRIVER = b"/usr/bin/model-csi-driver"
@@ -63,6 +64,10 @@ class Node:
         mounted = [mount.mount_point for mount in read_mount_table() if "/kubernetes.io~csi/" in mount.mount_point]
         directories = (KUBELET / "pods").glob("*/volumes/kubernetes.io~csi/*")
         return sorted({*mounted, *map(str, directories)})
+
+    def log_of(self, pod: str) -> str:
+        """What a pod's containers wrote, also while the API server, which shows it otherwise, is away."""
+        return "".join(path.read_text() for path in sorted(_LOGS.glob(f"*_{pod}_*/*/*.log")))
 
     def assert_nothing_left(self, seconds: float = _SECONDS) -> None:
         """No CSI volume is mounted, and kubelet has no directory of one; kubelet tidies up a moment after a pod is gone."""

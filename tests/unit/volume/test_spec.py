@@ -80,7 +80,6 @@ def test_every_attribute(attributes: dict[str, str], policy: PullPolicy, selecti
 @pytest.mark.parametrize(
     ("attributes", "message"),
     [
-        ({}, "no modelRef"),
         ({"modelRef": ""}, "modelRef: '' is empty"),
         ({"modelRef": "two words"}, "two words"),
         ({"modelRef": REF, "pullPolicy": "always"}, "one of Always, IfNotPresent, Never; did you mean Always?"),
