@@ -77,16 +77,20 @@ def filepath_annotation(descriptor: Descriptor) -> str | None:
     return normalise_path(text, f"layer {descriptor.digest}")
 
 
-def told_path(descriptor: Descriptor) -> str | None:
-    """The normalised path of a layer that is one file; None when nothing names it. Raises UnsupportedArtifact.
+def annotated_path(descriptor: Descriptor) -> str:
+    """The path that an annotation gives a layer that is one file, as it is written; empty without one.
 
     The filepath goes before the title, because RamaLama's title is the name of the blob.
     """
-    text = (
-        _first(descriptor, _FILEPATH_KEYS)
-        or descriptor.annotations.get(TITLE_KEY)
-        or parse_file_metadata(descriptor).name
-    )
+    return _first(descriptor, _FILEPATH_KEYS) or descriptor.annotations.get(TITLE_KEY) or ""
+
+
+def told_path(descriptor: Descriptor, known: str = "") -> str | None:
+    """The normalised path of a layer that is one file; None when nothing names it. Raises UnsupportedArtifact.
+
+    In this order: annotations, `known` (what the media type tells), the name in the metadata.
+    """
+    text = annotated_path(descriptor) or known or parse_file_metadata(descriptor).name
     return normalise_path(text, f"layer {descriptor.digest}") if text else None
 
 

@@ -94,11 +94,12 @@ def wants_member(layer: Layer, member_path: str, selection: Selection) -> bool:
     """
     if selection.is_everything:
         return True
+    place = layer.place(member_path)
     if layer.sole_member_path is not None and layer.names(member_path):
-        paths = (layer.sole_member_path, member_path)
+        paths = (layer.sole_member_path, place)
         return any(selection.wants(path, is_weight=layer.is_weight) for path in paths)
     # A weight-typed tar of a whole directory (KitOps) holds the model's configuration too: there only names tell.
-    return selection.wants(member_path, is_weight=False)
+    return selection.wants(place, is_weight=False)
 
 
 def build_tree(artifact: Artifact, members: Mapping[Digest, Sequence[Member]], selection: Selection) -> FileTree:
@@ -142,7 +143,7 @@ def _may_want(layer: Layer, selection: Selection) -> bool:
         return True
     if not layer.codec.is_tar:
         return _wants_file(layer, selection)
-    if layer.tar_root is not None and not selection.may_want_below(layer.tar_root):
+    if any(root and not selection.may_want_below(root) for root in (layer.tar_root, layer.prefix)):
         return False
     path = layer.sole_member_path
     return not layer.is_one_file or path is None or selection.wants(path, is_weight=layer.is_weight)
@@ -204,6 +205,9 @@ class _Builder:
         for number, member in enumerate(members):
             if number == moved and layer.sole_member_path is not None:
                 self._add_member(layer, number, replace(member, path=layer.sole_member_path))
+            elif layer.prefix:
+                target = layer.place(member.target) if member.type is MemberType.HARDLINK else member.target
+                self._add_member(layer, number, replace(member, path=layer.place(member.path), target=target))
             else:
                 self._add_member(layer, number, member)
 

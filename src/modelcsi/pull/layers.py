@@ -184,6 +184,7 @@ class LayerPuller:
             [
                 *(layer.codec.is_tar, layer.codec.compression.value),
                 *(selection.key(), layer.sole_member_path, layer.is_weight),  # what `wants_member` looks at
+                *([layer.prefix] if layer.prefix else []),
             ]
         )
         return LayerIngest(self._store.layout, layer.digest, plan, work.sources.host, is_resumable=is_resumable)
