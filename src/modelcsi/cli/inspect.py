@@ -225,6 +225,7 @@ def _text(value: dict[str, Any], *, is_chosen: bool) -> str:
         for name, fact in value["model"].items():
             lines.append(f"  {name:12s} {_printable(', '.join(fact) if isinstance(fact, list) else fact)}")
         lines += _file_lines(value, is_chosen=is_chosen) if value["files"] else _layer_lines(value)
+        lines += _unread_lines(value)
     if value["selection"] is not None and is_chosen:
         lines += _selection_lines(value["selection"])
     return "\n".join([*lines, *(f"warning: {warning}" for warning in value["warnings"])])
@@ -257,12 +258,15 @@ def _file_lines(value: dict[str, Any], *, is_chosen: bool) -> list[str]:
         for file in value["files"]
     ]
     titles = ["PATH", "SIZE", "CODEC", "CLASS", "DIGEST", *(["WANTED"] if is_chosen else [])]
-    lines = ["", draw_table(titles, rows)]
-    if value["unread_layers"]:
-        sizes = {layer["digest"]: layer["size_bytes"] for layer in value["layers"]}
-        size = format_size(sum(sizes[digest] for digest in value["unread_layers"]))
-        lines.append(f"and the files of {len(value['unread_layers'])} tars of {size} in all: --files reads them")
-    return lines
+    return ["", draw_table(titles, rows)]
+
+
+def _unread_lines(value: dict[str, Any]) -> list[str]:
+    if not value["unread_layers"]:
+        return []
+    sizes = {layer["digest"]: layer["size_bytes"] for layer in value["layers"]}
+    size = format_size(sum(sizes[digest] for digest in value["unread_layers"]))
+    return [f"tars whose files are not listed: {len(value['unread_layers'])}, of {size} in all; --files reads them"]
 
 
 def _layer_lines(value: dict[str, Any]) -> list[str]:
