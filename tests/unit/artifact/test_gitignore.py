@@ -116,7 +116,9 @@ _PATTERNS = st.lists(_PIECES, min_size=1, max_size=6).map("".join)
     patterns=st.lists(_PATTERNS, min_size=1, max_size=4), paths=st.lists(_PATHS, min_size=5, max_size=15, unique=True)
 )
 def test_git_agrees(repository: Path, patterns: list[str], paths: list[str]) -> None:
-    """Whatever the patterns and paths, the list names what `git check-ignore` lists."""
+    """A list of patterns, `include` or `exclude`, names the files that git would ignore, were it the `.gitignore` at the model's
+    root.
+    """
     assert ignored_by_git(repository, patterns, paths) == named(patterns, paths)
 
 
