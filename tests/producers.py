@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import gzip
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -94,7 +94,7 @@ def _modelpack(producer: str, version: str, *layers: Layer, files: Mapping[str, 
     return Product(producer, version, "modelpack", layers, files=files, **fields)
 
 
-def _aikit_tars(suffix: str, compress: Any) -> Product:
+def _aikit_tars(suffix: str, compress: Callable[[bytes], bytes]) -> Product:
     """A tar for each weight, whose member is the base name; one tar for all files of another class."""
     classes = {"src/run.py": b"run", "src/lib/x.py": b"x"}
     weight = {TITLE: "d/model.safetensors", FILEPATH: "d/model.safetensors"}
@@ -133,10 +133,25 @@ _MIDDLE_AGE = (
     Layer(files_tar({"d/model.safetensors": WEIGHTS}), f"{KIT}.model.v1.tar"),
     Layer(gzip.compress(files_tar({"src/run.py": b"run", "src/lib/x.py": b"x"})), f"{KIT}.code.v1.tar+gzip"),
 )
-_RAW_AGE = (
-    Layer(WEIGHTS, f"{KIT}.model.v1.raw", {FILEPATH: "d/model.safetensors"}),
-    Layer(b"# model\n", f"{KIT}.docs.v1.raw", {FILEPATH: "README.md"}),
-)
+
+
+def _raw_kit(version: str, suffix: str, compress: Callable[[bytes], bytes]) -> Product:
+    layers = (
+        Layer(compress(WEIGHTS), f"{KIT}.model.v1.raw{suffix}", {FILEPATH: "d/model.safetensors"}),
+        Layer(compress(b"# model\n"), f"{KIT}.docs.v1.raw{suffix}", {FILEPATH: "README.md"}),
+    )
+    digests = _digests(*layers)
+    return _kit(
+        version,
+        *layers,
+        kitfile={
+            "model": {"path": "d/model.safetensors", "digest": digests[0]},
+            "docs": [{"path": "README.md", "digest": digests[1]}],
+        },
+        artifact_type=f"{KIT}.manifest.v1+json",
+        files={"d/model.safetensors": WEIGHTS, "README.md": b"# model\n"},
+    )
+
 
 PRODUCTS: tuple[Product, ...] = (
     _modelpack(
@@ -246,16 +261,9 @@ PRODUCTS: tuple[Product, ...] = (
         annotations={"ml.kitops.modelkit.cli-version": "1.7.0"},
         files={"d/model.safetensors": WEIGHTS, "src/run.py": b"run", "src/lib/x.py": b"x"},
     ),
-    _kit(
-        "since 1.10, raw",
-        *_RAW_AGE,
-        kitfile={
-            "model": {"path": "d/model.safetensors", "digest": _digests(*_RAW_AGE)[0]},
-            "docs": [{"path": "README.md", "digest": _digests(*_RAW_AGE)[1]}],
-        },
-        artifact_type=f"{KIT}.manifest.v1+json",
-        files={"d/model.safetensors": WEIGHTS, "README.md": b"# model\n"},
-    ),
+    _raw_kit("since 1.10, raw", "", bytes),
+    _raw_kit("since 1.10, raw+gzip", "+gzip", gzip.compress),
+    _raw_kit("since 1.10, raw+zstd", "+zstd", _zstd),
     _kit(
         "with its model in another ModelKit",
         Layer(files_tar({"run.py": b"run"}), f"{KIT}.code.v1.tar"),

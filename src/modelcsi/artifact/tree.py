@@ -115,7 +115,9 @@ def build_tree(artifact: Artifact, members: Mapping[Digest, Sequence[Member]], s
         if layer.digest not in members and (layer.codec.is_tar and not _may_want(layer, selection)):
             unread.append(layer.sole_member_path or layer.path or "")
         elif not _is_tar(layer, members.get(layer.digest)):
-            builder.add_file(layer)
+            builder.add_file(
+                layer, members.get(layer.digest) if layer.codec.is_packed and not layer.undecided else None
+            )
         else:
             builder.add_members(layer, members[layer.digest])
     builder.check_links()
@@ -182,7 +184,8 @@ class _Builder:
     warnings: list[str] = field(default_factory=list)
     _path_characters: int = 0
 
-    def add_file(self, layer: Layer) -> None:
+    def add_file(self, layer: Layer, members: Sequence[Member] | None = None) -> None:
+        """A layer that is a file; `members`: the one that a compressed file was kept as, None where it is not read."""
         if layer.path is None:
             raise UnsupportedArtifact(f"{layer.where} is a file without a name")
         if layer.has_fallback_name:
@@ -192,12 +195,13 @@ class _Builder:
         entry = FileEntry(
             layer.path,
             EntryType.FILE,
-            layer.size,
+            members[0].size if members else layer.size,
             _shown_mode(layer.mode or 0),
             layer.mtime_ns,
             layer=layer.digest,
+            member=0 if members else None,
         )
-        identity = layer.digest.hex
+        identity = members[0].sha256 if members else layer.digest.hex
         self._enter(_Node(entry, layer.where, identity, layer.is_weight, layer.has_fallback_name))
 
     def add_members(self, layer: Layer, members: Sequence[Member]) -> None:
