@@ -55,11 +55,12 @@ def serve(content: Content, repository: str, name: str) -> None:
 
 
 def _serve(content: Content, repository: str, manifest: bytes, tag: str = "") -> None:
+    """What a manifest names comes before it: a real registry checks that."""
     parsed = parse_manifest(manifest)
-    content.add_manifest(repository, manifest, tag, parsed.media_type)
     if isinstance(parsed, Index):
         for entry in parsed.manifests:
             _serve(content, repository, blob(entry.digest))
-        return
-    for descriptor in filter(None, (parsed.config, *parsed.layers)):
-        content.blobs[repository][str(descriptor.digest)] = blob(descriptor.digest)
+    else:
+        for descriptor in filter(None, (parsed.config, *parsed.layers)):
+            content.blobs[repository][str(descriptor.digest)] = blob(descriptor.digest)
+    content.add_manifest(repository, manifest, tag, parsed.media_type)

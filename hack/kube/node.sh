@@ -6,7 +6,7 @@ source hack/kube/lib.sh
 NAME=n1
 CNI_PLUGINS=/usr/lib/cni
 export KUBECONFIG=$NODE/admin.kubeconfig
-CGROUP=modelcsi-${MODELCSI_SANDBOX-} # of all pods; hack/cluster removes it
+CGROUP=$(cat "$NODE/cgroup" 2>/dev/null || true) # of all pods; hack/cluster made the name, and removes it
 SERIAL=$SECONDS
 
 # identity FILE USER [GROUP]: a token for USER, and a kubeconfig that holds it.
@@ -90,7 +90,7 @@ volumePluginDir: /run/volume-plugins
 evictionHard: {memory.available: 100Mi, nodefs.available: 1%, imagefs.available: 1%, nodefs.inodesFree: 1%}
 imageGCHighThresholdPercent: 100
 syncFrequency: ${KUBELET_SYNC:-1m}
-volumeStatsAggPeriod: ${KUBELET_STATS:-1m}
+volumeStatsAggPeriod: ${KUBELET_STATS:-10s}
 shutdownGracePeriod: 0s
 YAML
 }
@@ -196,7 +196,8 @@ reboot() {
   awk '$5 ~ "^(/var/lib/(kubelet|containerd|model-csi)|/run/(containerd|netns|opt))/" { print $5 }' /proc/self/mountinfo | tac |
     while read -r mount; do umount --lazy "$mount" || true; done
   rm -rf /run/containerd /run/netns
-  ip -o link show master node0 | awk -F'[ @]+' '{ print $2 }' | while read -r pid; do ip link delete "$pid"; done
+  # They go with the namespaces of the killed processes, too, which takes the kernel a moment.
+  ip -o link show master node0 | awk -F'[ @]+' '{ print $2 }' | while read -r pid; do ip link delete "$pid" 2>/dev/null || true; done
   again containerd
   until_ok 30 containerd containerd_client version
   again kubelet

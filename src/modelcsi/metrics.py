@@ -29,6 +29,8 @@ _FINE_BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5
 # Upstream: 1 MiB, 2 MiB ... 8 TiB.
 _SIZE_CLASSES = 24
 _PENDING = (PullPending, OperationPending)
+_STATES = ("MOUNTED", "PENDING", "PULLING")
+"""Of publications; shown when none is in one, too: a series that is absent instead of 0 looks to an alert as it last was."""
 
 
 class Component(enum.Enum):
@@ -190,7 +192,9 @@ class Metrics:
     def _read_publications(self) -> Iterator[Metric]:
         items = tuple(self._mount_items())
         states = GaugeMetricFamily("model_csi_publications", "Volumes at their targets, by state", labels=("state",))
-        for state, count in sorted(Tally(item.state for item in items).items()):
+        counts = Tally(dict.fromkeys(_STATES, 0))
+        counts.update(item.state for item in items)
+        for state, count in sorted(counts.items()):
             states.add_metric((state,), count)
         yield states
         for mount_type in MountType:

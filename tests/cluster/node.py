@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 from pathlib import Path
 
 from modelcsi.mount.table import read_mount_table
@@ -10,8 +11,11 @@ from tests.cluster.chart import ROOT
 from tests.cluster.kubectl import eventually, run
 
 KUBELET = Path("/var/lib/kubelet")
+STORE = Path("/var/lib/model-csi")
+_LOGS = Path("/var/log/pods")
 _CLUSTER = str(ROOT / "hack" / "cluster")
 _KUBECONFIG = Path("/run/node/admin.kubeconfig")
+_DRIVER = b"/usr/bin/model-csi-driver"
 _UP_SECONDS = 120.0
 _SECONDS = 60.0
 
@@ -49,12 +53,27 @@ class Node:
         """
         run(_CLUSTER, "reboot", seconds=_SECONDS)
 
+    def kill_driver(self) -> None:
+        """SIGKILL to the driver, from outside: within its container it is process 1, which cannot be killed."""
+        commands = {int(path.parent.name): path.read_bytes() for path in Path("/proc").glob("[0-9]*/cmdline")}
+        (pid,) = [pid for pid, command in commands.items() if _DRIVER in command.split(b"\0")]
+        os.kill(pid, signal.SIGKILL)
+
     def volumes(self) -> list[str]:
         """What there is of CSI volumes: mounts and directories below kubelet's, published or forgotten."""
         mounted = [mount.mount_point for mount in read_mount_table() if "/kubernetes.io~csi/" in mount.mount_point]
         directories = (KUBELET / "pods").glob("*/volumes/kubernetes.io~csi/*")
         return sorted({*mounted, *map(str, directories)})
 
+    def log_of(self, pod: str) -> str:
+        """What a pod's containers wrote, also while the API server, which shows it otherwise, is away."""
+        return "".join(path.read_text() for path in sorted(_LOGS.glob(f"*_{pod}_*/*/*.log")))
+
     def assert_nothing_left(self, seconds: float = _SECONDS) -> None:
         """No CSI volume is mounted, and kubelet has no directory of one; kubelet tidies up a moment after a pod is gone."""
         eventually(lambda: not self.volumes(), "kubelet's directories are empty", seconds)
+
+    def stored(self) -> list[str]:
+        """The files that the driver keeps of models, published or not."""
+        kept = ("content", "ingest", "views", "dynamic", "trash")
+        return sorted(str(path) for name in kept for path in (STORE / name).rglob("*") if not path.is_dir())

@@ -10,9 +10,12 @@ from typing import Any
 import pytest
 
 from tests.examples import EXPECTED, MOUNTABLE, serve
+from tests.fakes.content import Content
 from tests.fakes.kubelet import PodVolume
 from tests.fakes.registry import FakeRegistry
 from tests.integration.driver import Driver
+from tests.integration.models import upload
+from tests.integration.registry import DockerRegistry
 
 
 def described(path: Path) -> dict[str, Any]:
@@ -50,6 +53,21 @@ def test_example_mounts_as_expected(driver: Driver, registry: FakeRegistry, name
 
     assert answer.is_ok, answer.text
     assert expected_tree(name) == mounted_tree(driver.kubelet.target(volume))
+
+
+def test_examples_from_a_real_registry(driver: Driver, docker_registry: DockerRegistry) -> None:
+    """Its answers are not those of the fake: indexes, configs and Docker's manifests are asked for as it wants them."""
+    content = Content()
+    for name in MOUNTABLE:
+        serve(content, "examples", name)
+    upload(content, docker_registry.host)
+    volumes = [PodVolume(f"real-{name}", {"modelRef": f"{docker_registry.host}/examples:{name}"}) for name in MOUNTABLE]
+    answers = [driver.kubelet.publish(volume) for volume in volumes]
+
+    assert [""] * len(MOUNTABLE) == ["" if answer.is_ok else answer.text for answer in answers]
+    assert {name: expected_tree(name) for name in MOUNTABLE} == {
+        name: mounted_tree(driver.kubelet.target(volume)) for name, volume in zip(MOUNTABLE, volumes, strict=True)
+    }
 
 
 @pytest.mark.parametrize("name", MOUNTABLE)

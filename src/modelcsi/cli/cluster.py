@@ -5,12 +5,16 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Callable, Iterable
+from typing import TYPE_CHECKING
 
 from modelcsi.config.environment import node_name
 from modelcsi.config.model import Config
 from modelcsi.oci.digest import Digest
 from modelcsi.registry.caller import PullSecrets
 from modelcsi.volume.volumes import Pods
+
+if TYPE_CHECKING:
+    from modelcsi.kube.driver_object import DriverObject
 
 logger = logging.getLogger(__name__)
 
@@ -24,26 +28,39 @@ class Cluster:
         """Asks nothing yet; one warning says what is lacking where there is no API server."""
         self.pods = Pods()
         self.pull_secrets: PullSecrets | None = None
-        self.has_pod_info: Callable[[], bool | None] = lambda: None
-        self.has_context_tokens: Callable[[], bool] = lambda: False
         self.label_node: Callable[[Iterable[Digest]], None] | None = None
         """Shows what the node has; None where that is not wanted, which saves asking the database."""
+        self._driver: DriverObject | None = None
         self._starts: list[Callable[[], None]] = []
         self._stops: list[Callable[[float], None]] = []
-        wanted = config.registry
-        # Tokens outside of secrets count only where the CSIDriver object is known to ask for them.
-        if config.kubernetes.is_used or wanted.node_credentials is not None or wanted.service_account_tokens:
+        if config.kubernetes.is_used or _believes_requests(config):
             self._connect(config)
 
     def start(self) -> None:
         """Begin to report."""
         for start in self._starts:
             start()
+        self._starts.clear()
+
+    def use(self, config: Config) -> None:
+        """Ask from now on what a changed configuration needs; `kubernetes` itself is read at start only."""
+        if self._driver is None and _believes_requests(config):
+            self._connect(config)
+            self.start()
 
     def stop(self) -> None:
         """Say what is left to say, for a second at most."""
         for stop in self._stops:
             stop(_STOP_SECONDS)
+
+    def has_pod_info(self) -> bool | None:
+        """Whether kubelet vouches for the pod that a request names; None when nobody can tell."""
+        return None if self._driver is None else self._driver.has_pod_info()
+
+    def has_context_tokens(self) -> bool:
+        """Whether kubelet itself writes the service-account tokens that are among a request's attributes."""
+        known = None if self._driver is None else self._driver.settings()
+        return known is not None and bool(known.audiences) and not known.tokens_in_secrets
 
     def _connect(self, config: Config) -> None:
         # The client takes 0.1 s to import: only where it is wanted.
@@ -59,13 +76,9 @@ class Cluster:
             return
         logger.info("the Kubernetes API is %s", client.server)
         node = node_name(config.environment)
-        driver = DriverObject(client, config.service_name)
+        driver = self._driver = DriverObject(client, config.service_name)
         # Its warnings should come at start, and nothing waits for them.
         self._starts.append(threading.Thread(target=driver.refresh, name="csidriver-object", daemon=True).start)
-        self.has_pod_info = driver.has_pod_info
-        self.has_context_tokens = lambda: bool(
-            (known := driver.settings()) and known.audiences and not known.tokens_in_secrets
-        )
         pods = PodReader(client, driver.has_pod_info)
         self.pull_secrets = pods if wanted.pull_secrets else None
         recorder = None
@@ -79,3 +92,8 @@ class Cluster:
             self._starts.append(labels.start)
             self._stops.append(labels.stop)
             self.label_node = labels.sync
+
+
+def _believes_requests(config: Config) -> bool:
+    """Whether something depends on what kubelet says of pods, which counts only where the CSIDriver object makes it say so."""
+    return config.registry.node_credentials is not None or bool(config.registry.service_account_tokens)

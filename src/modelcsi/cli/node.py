@@ -18,7 +18,7 @@ from modelcsi.cli.build import RegistrySettings, registry_of
 from modelcsi.cli.cluster import Cluster
 from modelcsi.cli.signals import EndSignal
 from modelcsi.config.environment import node_name
-from modelcsi.config.model import Config
+from modelcsi.config.model import Config, RegistryConfig
 from modelcsi.config.providers import load_providers, plugin_environment
 from modelcsi.config.source import ConfigSource
 from modelcsi.deadline import Deadline
@@ -93,6 +93,7 @@ class NodeDriver:
             artifacts=len(sweep.artifacts), size_bytes=sweep.freed_bytes
         )
         self._cluster = Cluster(config)
+        self._providers: Providers | None = None
         self._puller = Puller(self._store, *self._registry_of(config), limits)
         self._puller.observer = _MeasuredPulls(self._metrics)
         mounter = Mounter()
@@ -116,7 +117,6 @@ class NodeDriver:
                 self._volumes,
                 service_name=config.service_name,
                 node_id=node_name(config.environment),
-                has_dynamic_mounts=lambda: source.current.features.dynamic_mounts,
                 has_context_tokens=self._cluster.has_context_tokens,
             ),
             controller=Controller(config.service_name),
@@ -171,31 +171,42 @@ class NodeDriver:
             try:
                 self._volumes.expire()
                 if self._cluster.label_node is not None:
-                    artifacts = self._store.records.artifacts()
-                    self._cluster.label_node(record.manifest for record in reversed(artifacts))
+                    complete = self._store.views.manifests()
+                    used = (record.manifest for record in reversed(self._store.records.artifacts()))
+                    self._cluster.label_node(manifest for manifest in used if str(manifest) in complete)
             except Exception:  # a thread's main: a full disk today must not end the housekeeping of tomorrow
                 logger.exception("housekeeping failed; it is done again in %g s", _HOUSEKEEPING_SECONDS)
 
     def _reconfigure(self, config: Config) -> None:
+        """Raises InvalidRequest if it cannot be used, and then nothing of it is."""
+        self._cluster.use(config)
+        registry, keychain = self._registry_of(config)
+        self._puller.use(registry, keychain)
         setup_logging(self._log_level or config.log_level, json=not sys.stderr.isatty())
-        self._puller.use(*self._registry_of(config))
 
     def _registry_of(self, config: Config) -> tuple[Registry, Keychain]:
         settings = replace(_registry_settings(config), sources=self._sources_of(config))
         return registry_of(settings, lambda transport: _MeasuredTransport(transport, self._metrics))
 
     def _sources_of(self, config: Config) -> Sources:
-        wanted, providers = config.registry, None
-        if wanted.credential_provider_config and wanted.credential_provider_bin_dir:
-            plugins = load_providers(wanted.credential_provider_config)
-            providers = Providers(plugins, wanted.credential_provider_bin_dir, plugin_environment(os.environ))
+        wanted = config.registry
+        self._providers = self._providers_of(wanted)
         return Sources(
             pull_secrets=self._cluster.pull_secrets,
             tokens=wanted.service_account_tokens,
-            providers=providers,
+            providers=self._providers,
             node_access=NodeAccess(wanted.node_credentials),
             has_pod_info=self._cluster.has_pod_info,
         )
+
+    def _providers_of(self, config: RegistryConfig) -> Providers | None:
+        """The plugins; while they are the same, with the answers they gave: another key of the file may have changed."""
+        if not (config.credential_provider_config and config.credential_provider_bin_dir):
+            return None
+        plugins, bin_dir = load_providers(config.credential_provider_config), config.credential_provider_bin_dir
+        if self._providers is not None and self._providers.is_made_of(plugins, bin_dir):
+            return self._providers
+        return Providers(plugins, bin_dir, plugin_environment(os.environ))
 
     def _watch_gauges(self) -> None:
         self._metrics.watch_gauge(Gauge.NOT_READY, lambda: float(self._why_not_ready() is not None))

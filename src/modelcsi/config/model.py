@@ -208,10 +208,10 @@ class Config:
     log_level: str = "info"
     """`debug`, `info`, `warning` or `error`; `--log-level` wins. Default: `info`, what an operator counts or acts on."""
 
-    publish_slots: int = field(default=32, metadata=_RESTART)
+    publish_slots: int = field(default=128, metadata=_RESTART)
     """Publish calls that may wait for pulls at the same time; 16 more threads answer everything else, so that probes never queue
-    behind pulls. When all are taken, the one that has waited longest is told to come back. Default: 32, a guess of how many pods
-    start on a node at once."""
+    behind pulls. When all are taken, the one that has waited longest is told to come back, which kubelet does ever more slowly.
+    Default: 128, more than the 110 pods that kubelet allows a node; a call that waits costs a thread."""
 
     pull_config: PullConfig = field(default_factory=PullConfig)
     """Fetching artifacts."""

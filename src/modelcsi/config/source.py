@@ -29,13 +29,14 @@ class ConfigSource:
 
     def __init__(self, path: Path, environment: Mapping[str, str] = os.environ) -> None:
         """Read the file once; raises InvalidRequest, since there is no older one to keep."""
-        # _lock guards _stamp and _listeners and makes one refresh at a time; _current is only ever replaced as a whole.
+        # _lock guards the other fields and makes one refresh at a time; _current is only ever replaced as a whole.
         self._lock = threading.Lock()
         self._path = path
         self._environment = environment
         # Before reading: a change in between is then seen at the next look.
         self._stamp = _stamp(path)
         self._current = load_config(path, environment)
+        self._refusal = ""  # why the file is not in force; "" when it is
         self._listeners: list[Callable[[Config], None]] = []
         self._stopped = threading.Event()
         self._thread = threading.Thread(target=self._watch, name="config", daemon=True)
@@ -49,7 +50,10 @@ class ConfigSource:
         return self._current
 
     def subscribe(self, listener: Callable[[Config], None]) -> None:
-        """Have `listener` called, in the watching thread, with each Config that comes into force from now on."""
+        """Have `listener` called, in the watching thread, with each Config before it comes into force.
+
+        One that raises InvalidRequest keeps the old one in force, until the file, or what it names, is mended.
+        """
         with self._lock:
             self._listeners.append(listener)
 
@@ -67,24 +71,27 @@ class ConfigSource:
         """Look at the file now, and if it changed put it in force, but for the keys that need a restart."""
         with self._lock:
             stamp = _stamp(self._path)
-            if stamp == self._stamp:
+            if stamp == self._stamp and not self._refusal:
                 return
             self._stamp = stamp
             try:
-                read = load_config(self._path, self._environment)
+                self._apply(load_config(self._path, self._environment))
             except InvalidRequest as error:
-                logger.error("the configuration changed and cannot be used, the old one stays in force: %s", error)  # noqa: TRY400 (the message is made for people)
-                return
-            config, pending = _merge(self._current, read)
-            if pending:
-                logger.warning("%s: these changes need a restart of the driver: %s", self._path, ", ".join(pending))
-            if config == self._current:
-                return
+                if str(error) != self._refusal:
+                    logger.error("the configuration changed and cannot be used, the old one stays in force: %s", error)  # noqa: TRY400 (the message is made for people)
+                self._refusal = str(error)
+            else:
+                self._refusal = ""
+
+    def _apply(self, read: Config) -> None:
+        config, pending = _merge(self._current, read)
+        if config != self._current:
+            for listener in self._listeners:
+                listener(config)
             self._current = config
-            listeners = tuple(self._listeners)
-        logger.info("%s changed and is in force", self._path)
-        for listener in listeners:
-            listener(config)
+            logger.info("%s changed and is in force", self._path)
+        if pending:
+            logger.warning("%s: these changes need a restart of the driver: %s", self._path, ", ".join(pending))
 
     def _watch(self) -> None:
         while not self._stopped.wait(_POLL_SECONDS):

@@ -158,8 +158,7 @@ class PullJob:
         path: Path | None = None
         error: Exception | None = None
         try:
-            with self._queue.turn(lambda: self.progress.remaining_bytes, self._stop, self.progress.idle_seconds):
-                path = self._pull()
+            path = self._pull_in_turns()
         except Stopped:
             error = PullPending(f"pulling {self.reference} was stopped: nobody waited for it any more")
         except Exception as raised:
@@ -171,14 +170,30 @@ class PullJob:
             self._seconds = time.monotonic() - self._began
             self._changed.notify_all()
 
-    def _pull(self) -> Path:
+    def _pull_in_turns(self) -> Path:
+        """Several, if the registry gives nothing while others wait; what was received stays."""
+        progress, recalls = self.progress, 0
+        while True:
+            with self._queue.turn(
+                lambda: progress.remaining_bytes, self._stop, progress.idle_seconds, recalls
+            ) as recalled:
+                try:
+                    return self._pull(_Either(self._stop, recalled))
+                except Stopped:
+                    if self._stop.is_set():
+                        raise
+            recalls += 1
+            progress.begin_again()
+            logger.info("pulling %s gave its turn to others, since nothing arrives", self.reference)
+
+    def _pull(self, stop: threading.Event) -> Path:
         layers = sorted(self.layers, key=lambda layer: layer.size, reverse=True)
         need = sum(self._puller.need_bytes(layer, self.selection, self._sources.host) for layer in layers)
         reservation = self._store.space.reserve(need, str(self.reference))
         try:
             uses = Counter(layer.digest for layer in self.artifact.layers if layer.codec.is_tar)
             shared = frozenset(digest for digest, count in uses.items() if count > 1)
-            work = LayerWork(self.selection, shared, self._sources, self.progress, reservation, self._stop)
+            work = LayerWork(self.selection, shared, self._sources, self.progress, reservation, stop)
             self._pull_layers(layers, work)
         finally:
             reservation.close()
@@ -208,10 +223,10 @@ class PullJob:
         """Several layers at a time; the first error ends all of them."""
         waiting, errors = deque(layers), list[Exception]()
         failed = threading.Event()
-        inner = replace(work, stop=_Either(self._stop, failed))
+        inner = replace(work, stop=_Either(work.stop, failed))
 
         def pull_some() -> None:
-            while not errors and not self._stop.is_set():
+            while not errors and not work.stop.is_set():
                 try:
                     layer = waiting.popleft()
                 except IndexError:
@@ -233,7 +248,7 @@ class PullJob:
             thread.start()
         for thread in threads:
             thread.join()
-        if self._stop.is_set():
+        if work.stop.is_set():
             raise Stopped
         if errors:
             raise next((error for error in errors if isinstance(error, FinalError)), errors[0])

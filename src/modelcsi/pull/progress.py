@@ -15,6 +15,8 @@ from modelcsi.quantities import format_amounts, format_seconds, format_size
 
 _WINDOW_SECONDS = 10.0
 _SAMPLE_SECONDS = 0.25
+_WORTH_BYTES = 64 << 10
+"""Less than that in five seconds is nothing: a registry that drips must not pass for one that serves (`pull/queue.py`)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,6 +96,7 @@ class Progress:
         self._downloaded = 0
         self._trouble: TransientError | None = None
         self._moved_at = clock()
+        self._unnoticed = 0
         self._samples: deque[tuple[float, int]] = deque([(clock(), 0)])
 
     def add(self, size: int, *, is_downloaded: bool = True) -> None:
@@ -101,7 +104,9 @@ class Progress:
         now = self._clock()
         with self._lock:
             self._done += size
-            self._moved_at = now
+            self._unnoticed += size
+            if self._unnoticed >= _WORTH_BYTES:
+                self._moved_at, self._unnoticed = now, 0
             if not is_downloaded:
                 return
             self._downloaded += size
@@ -113,13 +118,18 @@ class Progress:
         with self._lock:
             self._done -= size
 
+    def begin_again(self) -> None:
+        """What is on the disk will be counted again."""
+        with self._lock:
+            self._done = 0
+
     def failed(self, error: TransientError) -> None:
         """An attempt failed and will be made again."""
         with self._lock:
             self._trouble = error
 
     def idle_seconds(self) -> float:
-        """How long no byte has come, from the network or the disk."""
+        """How long ago the last 64 KiB came, from the network or the disk."""
         with self._lock:
             return self._clock() - self._moved_at
 

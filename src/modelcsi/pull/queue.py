@@ -1,7 +1,8 @@
 """Which jobs move bytes now: a bounded number, the one with the smallest remainder next.
 
 So a pull of 700 GB does not starve a small one. Jobs below 256 MiB have extra turns of their own, since big jobs may hold
-the others for hours.
+the others for hours. Who gets nothing does not count, and gives its turn back when many do: a dead registry keeps nobody
+waiting.
 """
 
 from __future__ import annotations
@@ -17,9 +18,8 @@ from modelcsi.pull.transfer import Stopped
 
 _SMALL_BYTES = 256 << 20
 _LOOK_SECONDS = 0.5
-_IDLE_SECONDS = 5.0
 _IDLE_FACTOR = 6
-"""Idle jobs hold threads and connections, so they are bounded too."""
+"""Idle jobs hold threads and connections, so they are bounded too: then the idlest gives its turn back to who waits."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,9 +27,24 @@ class _Holder:
     is_small: bool
     idle_seconds: Callable[[], float]
     since: float
+    recalled: threading.Event
 
-    def is_moving(self) -> bool:
-        return min(self.idle_seconds(), time.monotonic() - self.since) < _IDLE_SECONDS
+    def idle(self) -> float:
+        """How long it got nothing for its turn, in seconds."""
+        return min(self.idle_seconds(), time.monotonic() - self.since)
+
+
+@dataclass(frozen=True, slots=True)
+class _Waiter:
+    remaining: Callable[[], int]
+    recalls: int
+
+    def is_small(self) -> bool:
+        return self.remaining() <= _SMALL_BYTES
+
+    def rank(self) -> tuple[int, int]:
+        """Who gave a turn back comes behind those who did not have one."""
+        return self.recalls, self.remaining()
 
 
 class JobQueue:
@@ -38,47 +53,72 @@ class JobQueue:
     `layers_at_once` is asked when a job begins, since the configuration may change.
     """
 
+    idle_after_seconds = 5.0
+    """Who got nothing for that long has a turn that does not count."""
+
     def __init__(self, turns: int, layers_at_once: Callable[[], int]) -> None:
         self.layers_at_once = layers_at_once
         self._turns = turns
         self.views = Claims()
         """Which views are being built."""
         self._changed = threading.Condition()
-        # Under the condition's lock: who has a turn, with its size class and what tells how long it got nothing; who waits,
-        # with what remainder.
+        # Under the condition's lock: who has a turn, and who waits for one.
         self._holders: dict[object, _Holder] = {}
-        self._waiting: dict[object, Callable[[], int]] = {}
+        self._waiting: dict[object, _Waiter] = {}
 
     @contextlib.contextmanager
     def turn(
-        self, remaining: Callable[[], int], stop: threading.Event, idle_seconds: Callable[[], float] = lambda: 0.0
-    ) -> Iterator[None]:
-        """Wait for a turn and hold it; who gets nothing for a while (`idle_seconds`) does not count, so that a dead registry
-        keeps nobody waiting. Raises Stopped when `stop` is set meanwhile.
+        self,
+        remaining: Callable[[], int],
+        stop: threading.Event,
+        idle_seconds: Callable[[], float] = lambda: 0.0,
+        recalls: int = 0,
+    ) -> Iterator[threading.Event]:
+        """Wait for a turn and hold it; the event is set when it should be given back, by who then asks with one more of `recalls`.
+
+        Raises Stopped when `stop` is set meanwhile.
         """
-        me = object()
-        is_small = remaining() <= _SMALL_BYTES
+        me, waiter = object(), _Waiter(remaining, recalls)
+        recalled = threading.Event()
         with self._changed:
-            self._waiting[me] = remaining
+            self._waiting[me] = waiter
             try:
-                while not self._is_next(me, is_small=is_small):
+                while not self._is_next(me):
                     if stop.is_set():
                         raise Stopped
                     self._changed.wait(_LOOK_SECONDS)
-                self._holders[me] = _Holder(is_small, idle_seconds, time.monotonic())
+                self._holders[me] = _Holder(waiter.is_small(), idle_seconds, time.monotonic(), recalled)
             finally:
                 del self._waiting[me]
                 self._changed.notify_all()  # another turn may be free, for who is next now
         try:
-            yield
+            yield recalled
         finally:
             with self._changed:
                 del self._holders[me]
                 self._changed.notify_all()
 
-    def _is_next(self, me: object, *, is_small: bool) -> bool:
-        moving = [holder for holder in self._holders.values() if holder.is_small == is_small and holder.is_moving()]
-        if len(moving) >= self._turns or len(self._holders) >= _IDLE_FACTOR * self._turns:
+    def _is_next(self, me: object) -> bool:
+        is_small = self._waiting[me].is_small()
+        rivals = {other: waiter for other, waiter in self._waiting.items() if waiter.is_small() == is_small}
+        if me is not min(rivals, key=lambda other: rivals[other].rank()):
             return False
-        rivals = [other for other, left in self._waiting.items() if (left() <= _SMALL_BYTES) == is_small]
-        return me is min(rivals, key=lambda other: self._waiting[other](), default=me)
+        holders = self._holders.values()
+        moving = [
+            holder for holder in holders if holder.is_small == is_small and holder.idle() < self.idle_after_seconds
+        ]
+        if len(moving) >= self._turns:
+            return False
+        if len(holders) >= _IDLE_FACTOR * self._turns:
+            self._recall_idlest()
+            return False
+        return True
+
+    def _recall_idlest(self) -> None:
+        """One at a time for each who waits."""
+        if sum(holder.recalled.is_set() for holder in self._holders.values()) >= len(self._waiting):
+            return
+        idle = [holder for holder in self._holders.values() if holder.idle() >= self.idle_after_seconds]
+        candidates = [holder for holder in idle if not holder.recalled.is_set()]
+        if candidates:
+            max(candidates, key=_Holder.idle).recalled.set()

@@ -17,7 +17,7 @@ from modelcsi.config.providers import CredentialProvider
 from modelcsi.errors import InvalidRequest
 from modelcsi.oci.reference import Reference
 from modelcsi.registry.caller import Caller, PullSecrets
-from modelcsi.registry.candidates import Candidates, Source
+from modelcsi.registry.candidates import Candidates, Remarks, Source
 from modelcsi.registry.docker_config import ANONYMOUS, Credentials, matching, parse_json
 from modelcsi.registry.node_access import FORGEABLE, NodeAccess
 from modelcsi.registry.node_config import NodeConfig
@@ -29,7 +29,7 @@ __all__ = ["ANONYMOUS", "Candidates", "Credentials", "Keychain", "Sources"]
 
 logger = logging.getLogger(__name__)
 
-_REQUEST_SOURCE = "the request's secret"
+_REQUEST_SOURCE = "the volume's secret"
 _PULL_SECRETS_SOURCE = "the pod's imagePullSecrets"
 _HELPER_SECONDS = 20.0
 _HOW_TO_CREATE = "create it with `kubectl create secret docker-registry`"
@@ -37,7 +37,7 @@ _HOW_TO_CREATE = "create it with `kubectl create secret docker-registry`"
 
 @dataclass(frozen=True, slots=True)
 class Sources:
-    """What a keychain asks beside the request's secret and the node's docker config."""
+    """What a keychain asks beside the volume's secret and the node's docker config."""
 
     pull_secrets: PullSecrets | None = None
     tokens: tuple[ServiceAccountToken, ...] = ()
@@ -69,9 +69,11 @@ class Keychain:
         Raises InvalidRequest for an unusable secret of the request.
         """
         own = _of_secret(caller.secrets, reference, _REQUEST_SOURCE)
-        wanted = _Wanted(reference, caller, [])
+        wanted = _Wanted(reference, caller, Remarks())
         if own:
             return Candidates((Source(lambda: own, is_at_hand=True),), wanted.remarks)
+        if caller.secrets:
+            wanted.remarks.texts.append(f"{_REQUEST_SOURCE} has nothing for {_name(reference)}")
         sources = (
             Source(partial(self._of_pull_secrets, wanted)),
             Source(partial(of_service_account, self._sources.tokens, reference, caller), is_at_hand=True),
@@ -81,7 +83,7 @@ class Keychain:
 
     def of_node(self, reference: Reference) -> Candidates:
         """The node's own, and none, whoever asks: for mirrors that only carry what was proved elsewhere; nobody gains by them."""
-        wanted = _Wanted(reference, Caller(), [], is_of_node=True)
+        wanted = _Wanted(reference, Caller(), Remarks(), is_of_node=True)
         return Candidates(self._of_node(wanted), wanted.remarks)
 
     def scheme(self, host: str) -> str | None:
@@ -104,18 +106,28 @@ class Keychain:
         )
 
     def _of_pull_secrets(self, wanted: _Wanted) -> tuple[Credentials, ...]:
-        pull_secrets, pod = self._sources.pull_secrets, wanted.caller.pod
-        if pull_secrets is None or pod is None:
+        pull_secrets, pod, remarks = self._sources.pull_secrets, wanted.caller.pod, wanted.remarks
+        if pod is None:
             return ()
-        if self._sources.has_pod_info() is not True:  # else a pod would use the secrets of the one that it names
+        if pull_secrets is None:
+            remarks.texts.append("imagePullSecrets are not read (kubernetes.pull_secrets)")
+            return ()
+        has_pod_info = self._sources.has_pod_info()
+        if has_pod_info is not True:  # else a pod would use the secrets of the one that it names
             self._remark(wanted, f"{_PULL_SECRETS_SOURCE} are not used: {FORGEABLE}")
+            remarks.is_passing |= has_pod_info is None
             return ()
+        secrets = pull_secrets.secrets_of(pod)
+        remarks.texts.extend(secrets.lacks)
+        remarks.is_passing |= secrets.is_passing
         found: tuple[Credentials, ...] = ()
-        for secret in pull_secrets.secrets_of(pod):
+        for secret in secrets.found:
             try:
                 found += _of_secret(secret, wanted.reference, _PULL_SECRETS_SOURCE)
             except InvalidRequest as error:  # one of them is for another registry, maybe
                 self._remark(wanted, f"one of {_PULL_SECRETS_SOURCE} cannot be used: {error.message}")
+        if secrets.found and not found:
+            remarks.texts.append(f"{_PULL_SECRETS_SOURCE} have nothing for {_name(wanted.reference)}")
         return found
 
     def _of_provider(
@@ -158,7 +170,7 @@ class Keychain:
 
     def _remark(self, wanted: _Wanted, text: str) -> None:
         """Say it to whoever operates the node, and to the caller if the registry refuses the rest."""
-        wanted.remarks.append(text)
+        wanted.remarks.texts.append(text)
         self._notices.warn_once(text)
 
 
@@ -168,9 +180,13 @@ class _Wanted:
 
     reference: Reference
     caller: Caller
-    remarks: list[str]
+    remarks: Remarks
     is_of_node: bool = False
     """The driver asks for itself."""
+
+
+def _name(reference: Reference) -> str:
+    return f"{reference.host}/{reference.repository}"
 
 
 def _of_secret(secret: Mapping[str, str], reference: Reference, source: str) -> tuple[Credentials, ...]:

@@ -38,7 +38,7 @@ class Credentials:
     registry_token: str = field(default="", repr=False)
     """An access token (`registrytoken`): sent as Bearer as it is."""
     source: str = "anonymous"
-    """For messages: "the request's secret"."""
+    """For messages: "the volume's secret"."""
     identity: str = field(default="", repr=False)
     """Whom these stand for, where somebody vouches for it and the secrets change by themselves: a service account. Empty: the
     secrets themselves are the identity."""

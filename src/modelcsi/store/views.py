@@ -90,6 +90,11 @@ class Views:
         ids = [path.stem for path in self._layout.views.glob("*.json")]
         return [view for view in ids if (self.record(view) or {}).get("manifest") == str(manifest)]
 
+    def manifests(self) -> frozenset[str]:
+        """The artifacts of which some view is complete."""
+        ids = [path.stem for path in self._layout.views.glob("*.json")]
+        return frozenset((self.record(view) or {}).get("manifest", "") for view in ids if self.path(view) is not None)
+
     def _fill(self, root: Path, tree: FileTree) -> None:
         directories = [entry for entry in tree.entries if entry.type is EntryType.DIRECTORY]
         for entry in directories:

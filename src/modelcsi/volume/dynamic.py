@@ -29,7 +29,7 @@ from modelcsi.store.store import Store
 from modelcsi.volume.dynamic_mounts import DynamicVolume, hold_leases
 from modelcsi.volume.dynamic_status import MountState, is_identifier, status_document
 from modelcsi.volume.mounts import Mounts
-from modelcsi.volume.spec import DynamicSpec, VolumeId
+from modelcsi.volume.spec import DynamicSpec, VolumeId, missing_model
 
 logger = logging.getLogger(__name__)
 
@@ -69,8 +69,8 @@ class DynamicVolumes:
     def publish(self, spec: DynamicSpec) -> None:
         """Returning normally means that the volume is at its target, with a socket that answers.
 
-        A volume that is there gets the credentials of this call. Raises InvalidRequest, AlreadyPublished, and what mounting
-        raises; after an error nothing of a new volume is left.
+        A volume that is there gets the credentials of this call, also where no new ones are allowed. Raises
+        InvalidRequest, AlreadyPublished, and what mounting raises; after an error nothing of a new volume is left.
         """
         known = self._at(spec.target)
         if known is not None and self._mounts.shows(spec.target, known.path):
@@ -80,6 +80,8 @@ class DynamicVolumes:
                 )
             known.caller = spec.caller
             return
+        if not self._is_enabled():
+            raise missing_model()
         if not is_identifier(spec.volume_id):
             raise InvalidRequest(
                 f"the id {spec.volume_id[:200]!r} cannot be a dynamic volume's: its API knows volumes by a name of letters, "

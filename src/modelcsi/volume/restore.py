@@ -128,7 +128,9 @@ def _recover_artifact(store: Store, found: Recognised) -> None:
 
 
 def _recover_deliveries(store: Store, found: Recognised, origin: Mapping[str, str]) -> None:
-    """A view was built only after its repository had delivered, or shown, every layer in it, and every document."""
+    """A view was built only after its repository had delivered, or shown, every layer in it, and all
+    that was read to know it.
+    """
     artifact = found.artifact
     try:
         reference = Reference.parse(origin["reference"])
@@ -139,4 +141,5 @@ def _recover_deliveries(store: Store, found: Recognised, origin: Mapping[str, st
         )
         return
     layers = [layer.digest for layer in wanted_layers(artifact, selection)]
-    store.records.put_delivery([*layers, *found.documents], reference.host, reference.repository)
+    delivered = [*layers, artifact.digest, *found.documents]
+    store.records.put_delivery(delivered, reference.host, reference.repository)

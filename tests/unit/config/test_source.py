@@ -91,6 +91,29 @@ def test_a_mended_file_comes_into_force(path: Path) -> None:
     assert "error" == source.current.log_level
 
 
+def test_what_a_listener_refuses_is_not_in_force(path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """A file that the configuration names may be broken; once that is mended the change counts, without another one."""
+    source, is_broken = ConfigSource(path, {}), threading.Event()
+    is_broken.set()
+
+    def listen(_: Config) -> None:
+        if is_broken.is_set():
+            raise InvalidRequest("providers.yaml is broken")
+
+    source.subscribe(listen)
+    _replace(path, "log_level: debug\n")
+    with caplog.at_level(logging.ERROR):
+        source.refresh()
+        source.refresh()
+    before = source.current.log_level
+    is_broken.clear()
+    source.refresh()
+
+    assert ("info", "debug") == (before, source.current.log_level)
+    (record,) = caplog.records
+    assert "providers.yaml is broken" in record.getMessage()
+
+
 def test_keys_that_need_a_restart_are_reported_and_not_applied(path: Path, caplog: pytest.LogCaptureFixture) -> None:
     """What is read at start stays as it was, next to what changes at once."""
     source, before = ConfigSource(path, {}), Config()

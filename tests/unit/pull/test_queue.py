@@ -14,8 +14,10 @@ SMALL, BIG = 1 << 20, 1 << 30
 class Job:
     """Takes a turn and holds it until told."""
 
-    def __init__(self, queue: JobQueue, remaining: int, *, is_stopping: bool = False) -> None:
+    def __init__(self, queue: JobQueue, remaining: int, *, is_stopping: bool = False, idle: float = 0.0) -> None:
         self.remaining = remaining
+        self.idle = idle
+        self.recalls = 0
         self.has_turn = threading.Event()
         self.stop = threading.Event()
         if is_stopping:
@@ -28,14 +30,18 @@ class Job:
 
     def _run(self) -> None:
         try:
-            with self._queue.turn(lambda: self.remaining, self.stop):
-                self.has_turn.set()
-                self.end.wait(10)
+            while not self.end.is_set():
+                with self._queue.turn(lambda: self.remaining, self.stop, lambda: self.idle, self.recalls) as recalled:
+                    self.has_turn.set()
+                    while not (self.end.wait(0.02) or recalled.is_set()):
+                        pass
+                self.recalls += 1
         except Stopped:
             self.is_stopped = True
 
     def finish(self) -> None:
         self.end.set()
+        self.stop.set()
         self.thread.join(10)
 
 
@@ -103,3 +109,31 @@ def test_a_failed_job_gives_its_turn_back() -> None:
     for _ in range(2):
         with pytest.raises(ValueError, match="broken"), queue.turn(lambda: BIG, never):
             raise ValueError("broken")
+
+
+def test_the_turns_of_a_dead_registry_go_to_who_waits() -> None:
+    """However many of its models are wanted, each smaller than that of another registry; and they do not come before it again."""
+    queue = JobQueue(1, lambda: 4)
+    queue.idle_after_seconds = 0.1
+    dead = [Job(queue, SMALL, idle=1e9) for _ in range(8)]
+    wait_until(lambda: sum(job.has_turn.is_set() for job in dead) >= 6)
+    other = Job(queue, 2 * SMALL)
+    wait_until(other.has_turn.is_set)
+
+    assert any(job.recalls for job in dead)
+    for job in (other, *dead):
+        job.finish()
+
+
+def test_who_gets_something_keeps_its_turn() -> None:
+    """A recall is for those alone who get nothing."""
+    queue = JobQueue(1, lambda: 4)
+    queue.idle_after_seconds = 0.1
+    moving = Job(queue, BIG)
+    assert moving.has_turn.wait(5)
+    dead = [Job(queue, SMALL, idle=1e9) for _ in range(8)]
+    wait_until(lambda: any(job.recalls for job in dead))
+
+    assert 0 == moving.recalls
+    for job in (moving, *dead):
+        job.finish()

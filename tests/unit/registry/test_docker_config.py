@@ -122,9 +122,9 @@ def test_a_token_that_would_break_a_header_is_refused() -> None:
 
 def test_secrets_are_in_no_repr() -> None:
     """An error or a log line may show credentials as an object."""
-    credentials = Credentials("alice", "s3cret", "refresh", "ready", "the request's secret")
+    credentials = Credentials("alice", "s3cret", "refresh", "ready", "the volume's secret")
 
-    assert 'Credentials(source="the request\'s secret")' == repr(credentials)
+    assert 'Credentials(source="the volume\'s secret")' == repr(credentials)
 
 
 def test_a_fingerprint_tells_credentials_apart_and_needs_the_salt() -> None:

@@ -52,7 +52,6 @@ THINGS = (
             "text/spdx",
             "application/vnd.cyclonedx",
             "application/vnd.syft",
-            "application/vnd.example.sbom",
         ),
         _OF_WHAT_IT_BELONGS_TO,
     ),
