@@ -240,6 +240,7 @@ def test_layouts(attributes: dict[str, str], name: str) -> None:
         ({"include": "[ab].json"}, "a pattern that begins with [ can only stand in an array"),
         ({"exclude": ",".join("a" * 257)}, "over 256 patterns"),
         ({"exclude": "a" * 1025}, "a pattern of over 1024 bytes"),
+        ({"include": ",".join(["a" * 1000] * 17)}, "over 16384 bytes of patterns"),
         ({"subPath": "../x"}, "it leaves the artifact"),
         ({"subPath": "a\tb"}, "it has control characters"),
         ({"layout": "huggingface"}, "must be one of files, huggingface-hub; did you mean huggingface-hub?"),
