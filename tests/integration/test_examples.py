@@ -9,12 +9,13 @@ from typing import Any
 
 import pytest
 
-from modelcsi.oci.digest import Digest
-from modelcsi.oci.manifest import Manifest, parse_manifest
-from tests.examples import EXPECTED, MOUNTABLE, blob, manifest_bytes
+from tests.examples import EXPECTED, MOUNTABLE, serve
+from tests.fakes.content import Content
 from tests.fakes.kubelet import PodVolume
 from tests.fakes.registry import FakeRegistry
 from tests.integration.driver import Driver
+from tests.integration.models import upload
+from tests.integration.registry import DockerRegistry
 
 
 def described(path: Path) -> dict[str, Any]:
@@ -46,15 +47,49 @@ def expected_tree(name: str) -> dict[str, dict[str, Any]]:
 @pytest.mark.parametrize("name", MOUNTABLE)
 def test_example_mounts_as_expected(driver: Driver, registry: FakeRegistry, name: str) -> None:
     """Files, sizes, digests and modes are those of expected.json."""
-    content = manifest_bytes(name)
-    manifest = parse_manifest(content)
-    assert isinstance(manifest, Manifest)
-    for layer in manifest.layers:
-        registry.content.blobs["examples"][str(layer.digest)] = blob(layer.digest)
-    registry.content.add_manifest("examples", content, name)
+    serve(registry.content, "examples", name)
     volume = PodVolume(name, {"modelRef": f"{registry.host}/examples:{name}"})
     answer = driver.kubelet.publish(volume)
 
     assert answer.is_ok, answer.text
     assert expected_tree(name) == mounted_tree(driver.kubelet.target(volume))
-    assert EXPECTED[name]["manifest"] == str(Digest.of(content))
+
+
+def test_examples_from_a_real_registry(driver: Driver, docker_registry: DockerRegistry) -> None:
+    """Its answers are not those of the fake: indexes, configs and Docker's manifests are asked for as it wants them."""
+    content = Content()
+    for name in MOUNTABLE:
+        serve(content, "examples", name)
+    upload(content, docker_registry.host)
+    volumes = [PodVolume(f"real-{name}", {"modelRef": f"{docker_registry.host}/examples:{name}"}) for name in MOUNTABLE]
+    answers = [driver.kubelet.publish(volume) for volume in volumes]
+
+    assert [""] * len(MOUNTABLE) == ["" if answer.is_ok else answer.text for answer in answers]
+    assert {name: expected_tree(name) for name in MOUNTABLE} == {
+        name: mounted_tree(driver.kubelet.target(volume)) for name, volume in zip(MOUNTABLE, volumes, strict=True)
+    }
+
+
+@pytest.mark.parametrize("name", MOUNTABLE)
+def test_second_mount_of_an_example_asks_nobody(driver: Driver, registry: FakeRegistry, name: str) -> None:
+    """Whatever was read to know it, an index, its entries, a config, is kept with it."""
+    serve(registry.content, "again", name)
+    volumes = [PodVolume(f"{name}-{pod}", {"modelRef": f"{registry.host}/again:{name}"}) for pod in ("a", "b")]
+    first = driver.kubelet.publish(volumes[0])
+    asked = len(registry.seen)
+    second = driver.kubelet.publish(volumes[1])
+
+    assert (True, True, asked) == (first.is_ok, second.is_ok, len(registry.seen)), (first.text, second.text)
+    assert mounted_tree(driver.kubelet.target(volumes[0])) == mounted_tree(driver.kubelet.target(volumes[1]))
+
+
+@pytest.mark.parametrize("name", [name for name in EXPECTED if "error" in EXPECTED[name]])
+def test_example_is_refused_as_expected(driver: Driver, registry: FakeRegistry, name: str) -> None:
+    """The answer names the path and the layer."""
+    serve(registry.content, "refused", name)
+    answer = driver.kubelet.publish(PodVolume(name, {"modelRef": f"{registry.host}/refused:{name}"}))
+    path, _, digest = EXPECTED[name]["because"].removeprefix("unsafe path ").partition(" in ")
+
+    assert not answer.is_ok
+    assert path in answer.text
+    assert digest in answer.text

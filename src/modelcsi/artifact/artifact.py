@@ -5,15 +5,19 @@ Every path that the manifest tells is checked here, before a byte of content is 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
+from modelcsi.artifact.kinds.docker_model import DOCKER_MODEL
 from modelcsi.artifact.kinds.generic import GENERIC
 from modelcsi.artifact.kinds.kind import Kind
+from modelcsi.artifact.kinds.modelkit import MODELKIT
 from modelcsi.artifact.kinds.modelpack import MODELPACK
-from modelcsi.artifact.kinds.refused import DOCKER_MODEL, HELM_CHART, IMAGE, MODELKIT, OLLAMA, SIGNATURE
+from modelcsi.artifact.kinds.ollama import OLLAMA
+from modelcsi.artifact.kinds.refused import EVIDENCE, IMAGE_REFUSED, NO_MODEL
 from modelcsi.artifact.layer import Layer
 from modelcsi.artifact.mediatypes import canonical, is_encrypted
-from modelcsi.errors import UnsupportedArtifact
+from modelcsi.errors import CorruptContent, UnsupportedArtifact
+from modelcsi.oci.descriptor import Descriptor
 from modelcsi.oci.digest import Digest
 from modelcsi.oci.manifest import Manifest
 
@@ -21,15 +25,18 @@ from modelcsi.oci.manifest import Manifest
 # config of an image, a ModelPack manifest of November 2024 too. The last matches everything.
 _KINDS: tuple[Kind, ...] = (
     OLLAMA,
-    SIGNATURE,
+    EVIDENCE,
     MODELKIT,
     MODELPACK,
     DOCKER_MODEL,
-    IMAGE,
-    HELM_CHART,
+    NO_MODEL,
+    IMAGE_REFUSED,
     GENERIC,
 )
 
+_MODEL_KINDS = frozenset({OLLAMA, MODELKIT, MODELPACK, DOCKER_MODEL})
+MAX_CONFIG_BYTES = 4 << 20
+"""Of a config that the driver reads: as for manifests, beside which it is kept."""
 _MAX_BYTES = 1 << 62
 """Of all layers: sums of sizes are recorded, and compared with free space, as signed 64-bit numbers."""
 
@@ -44,31 +51,64 @@ class Artifact:
     layers: tuple[Layer, ...]
     warnings: tuple[str, ...] = ()
     """What is left out, for a person."""
+    overlay: bool = False
+    """The layers are those of a container image: tars, each applied over the ones before it, with whiteouts."""
 
 
-def recognise(manifest: Manifest, digest: Digest) -> Artifact:
-    """The artifact that `manifest`, whose digest is `digest`, describes.
+def needed_config(manifest: Manifest) -> Descriptor | None:
+    """The config without which the kind cannot be read (the Kitfile of a ModelKit); None where none is, or its data is here.
+
+    Raises UnsupportedArtifact when it is too large.
+    """
+    config = _kind_of(manifest).needed_config(manifest)
+    if config is None or config.data is not None:
+        return None
+    if config.size > MAX_CONFIG_BYTES:
+        raise UnsupportedArtifact(
+            f"the config {config.digest} has {config.size} bytes; {MAX_CONFIG_BYTES} are the limit"
+        )
+    return config
+
+
+def is_model(manifest: Manifest) -> bool:
+    """Whether a manifest is of a format made for models: what counts in an index of several things."""
+    return _kind_of(manifest) in _MODEL_KINDS
+
+
+def recognise(manifest: Manifest, digest: Digest, config: bytes | None = None) -> Artifact:
+    """The artifact that `manifest`, whose digest is `digest`, describes; `config` is what `needed_config` asked for.
 
     Raises UnsupportedArtifact when it is no model, is of a kind that cannot be mounted, names an unsafe path, has no
-    content, or more than any disk holds.
+    content, or more than any disk holds; CorruptContent when the config is another one.
     """
-    kind = next(kind for kind in _KINDS if kind.matches(manifest))
+    kind = _kind_of(manifest)
     for descriptor in manifest.layers:
         if is_encrypted(canonical(descriptor.media_type)):
             raise UnsupportedArtifact(f"layer {descriptor.digest} is encrypted")
-    contents = kind.read(manifest)
+    contents = kind.read(manifest if config is None else _with_config(manifest, config))
     if not contents.layers:
         raise UnsupportedArtifact("; ".join(("the artifact has no content", *contents.warnings[:3])))
     _refuse_two_forms(contents.layers)
     _refuse_impossible_size(contents.layers)
-    return Artifact(digest, kind.name, contents.layers, contents.warnings)
+    return Artifact(digest, kind.name, contents.layers, contents.warnings, kind.is_overlay)
+
+
+def _kind_of(manifest: Manifest) -> Kind:
+    return next(kind for kind in _KINDS if kind.matches(manifest))
+
+
+def _with_config(manifest: Manifest, content: bytes) -> Manifest:
+    config = manifest.config
+    if config is None or len(content) != config.size or not config.digest.matches(content):
+        raise CorruptContent(f"the config {config.digest if config else ''} has other bytes than its digest says")
+    return replace(manifest, config=replace(config, data=content))
 
 
 def _refuse_two_forms(layers: tuple[Layer, ...]) -> None:
     """One digest is kept once, as a file or as members, never as both; no producer asks for both."""
-    forms: dict[Digest, tuple[bool, bool]] = {}
+    forms: dict[Digest, tuple[bool, ...]] = {}
     for layer in layers:
-        form = (layer.codec.is_tar, layer.undecided)
+        form = (layer.codec.is_tar, layer.codec.is_packed, layer.undecided)
         if forms.setdefault(layer.digest, form) != form:
             raise UnsupportedArtifact(f"the manifest names {layer.where} both as a file and as a tar")
 

@@ -7,9 +7,11 @@ the first bytes; fetching and decompressing them is the caller's work.
 from __future__ import annotations
 
 import enum
+from collections.abc import Sequence
 from dataclasses import dataclass
 
-from modelcsi.artifact.paths import base_name
+from modelcsi.artifact.members import PACKED_FILE, Member
+from modelcsi.artifact.paths import base_name, normalise_path
 from modelcsi.oci.descriptor import Descriptor
 from modelcsi.oci.digest import Digest
 
@@ -34,8 +36,16 @@ class Codec:
     is_tar: bool
     compression: Compression = Compression.NONE
 
+    @property
+    def is_packed(self) -> bool:
+        """Whether the bytes are not kept as they come, but as members: those of a tar, or the one that a compressed file is."""
+        return self.is_tar or self.compression is not Compression.NONE
+
 
 RAW = Codec(is_tar=False)
+RAW_GZIP = Codec(is_tar=False, compression=Compression.GZIP)
+"""A compressed file, shown decompressed: kept like a tar with this file as its only member, number 0."""
+RAW_ZSTD = Codec(is_tar=False, compression=Compression.ZSTD)
 TAR = Codec(is_tar=True)
 TAR_GZIP = Codec(is_tar=True, compression=Compression.GZIP)
 TAR_ZSTD = Codec(is_tar=True, compression=Compression.ZSTD)
@@ -65,6 +75,8 @@ class Layer:
     is_one_file: bool = False
     """The annotations leave no doubt that a tar with a `sole_member_path` holds that one file: it need not be fetched
     when that is not wanted."""
+    prefix: str = ""
+    """The directory of the artifact below which a tar's members lie (ModelKits before KitOps 0.5); empty: the root."""
 
     @property
     def digest(self) -> Digest:
@@ -85,6 +97,15 @@ class Layer:
     def has_fallback_name(self) -> bool:
         """Whether `path` is not a name that anybody gave, but the digest."""
         return self.path == fallback_name(self.digest)
+
+    def fits(self, members: Sequence[Member]) -> bool:
+        """Whether recorded members are of a tar, or of a compressed file, as the layer is: another artifact may differ."""
+        is_packed_file = [member.path for member in members] == [PACKED_FILE]
+        return is_packed_file is not self.codec.is_tar
+
+    def place(self, member_path: str) -> str:
+        """Where a member, or what a hard link names, is in the artifact. Raises UnsupportedArtifact for one too deep or long."""
+        return normalise_path(f"{self.prefix}/{member_path}", self.where) if self.prefix else member_path
 
     def names(self, member_path: str) -> bool:
         """Whether `sole_member_path` may be about this member of the tar: their base names are equal."""

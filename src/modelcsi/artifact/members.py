@@ -11,6 +11,10 @@ MAX_MEMBERS = 100_000
 """In one layer, and entries in one tree: ten times the largest artifact that was met."""
 
 
+PACKED_FILE = ""
+"""The path of the only member of a layer that is a compressed file: no tar has such a one."""
+
+
 class MemberType(enum.Enum):
     """What may be in a tar; the value is written into records."""
 

@@ -22,9 +22,11 @@ OCI_MANIFEST = "application/vnd.oci.image.manifest.v1+json"
 OCI_INDEX = "application/vnd.oci.image.index.v1+json"
 DOCKER_MANIFEST = "application/vnd.docker.distribution.manifest.v2+json"
 DOCKER_INDEX = "application/vnd.docker.distribution.manifest.list.v2+json"
-_MANIFEST_TYPES = frozenset({OCI_MANIFEST, DOCKER_MANIFEST})
+ARTIFACT_MANIFEST = "application/vnd.oci.artifact.manifest.v1+json"
+"""Of image-spec 1.1's release candidates: no config, and `blobs` instead of `layers`. Old artifacts of ORAS have it."""
+_MANIFEST_TYPES = frozenset({OCI_MANIFEST, DOCKER_MANIFEST, ARTIFACT_MANIFEST})
 _INDEX_TYPES = frozenset({OCI_INDEX, DOCKER_INDEX})
-ACCEPTED_TYPES = (OCI_MANIFEST, OCI_INDEX, DOCKER_MANIFEST, DOCKER_INDEX)
+ACCEPTED_TYPES = (OCI_MANIFEST, OCI_INDEX, DOCKER_MANIFEST, DOCKER_INDEX, ARTIFACT_MANIFEST)
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,14 +62,15 @@ def parse_manifest(content: bytes, content_type: str = "") -> Manifest | Index:
     if not isinstance(media_type, str):
         raise UnsupportedArtifact("the manifest's mediaType is not a string")
     has_manifests = document.get("manifests") is not None
-    for field_name in ("layers", "config"):
+    for field_name in ("layers", "config", "blobs"):
         if has_manifests and document.get(field_name) is not None:
             raise UnsupportedArtifact(
                 f"the manifest has both {field_name} and manifests: its meaning depends on who reads it"
             )
     if "fsLayers" in document or document.get("schemaVersion") == 1:
         raise UnsupportedArtifact(
-            "the manifest is of Docker's schema 1", hint="push the artifact again with a current tool"
+            "the manifest is a Docker image's of schema 1, which names no types",
+            hint="push the artifact again with a current tool",
         )
     guess = media_type or content_type.partition(";")[0].strip().lower()
     is_index = has_manifests or (guess in _INDEX_TYPES and not document.keys() & {"layers", "config"})
@@ -80,14 +83,15 @@ def parse_manifest(content: bytes, content_type: str = "") -> Manifest | Index:
     if is_index:
         entries = _parse_descriptors(document.get("manifests"), "manifests")
         return Index(media_type or OCI_INDEX, artifact_type or None, entries, annotations)
-    if "layers" not in document and "config" not in document:
+    layers_field = "blobs" if media_type == ARTIFACT_MANIFEST else "layers"
+    if layers_field not in document and "config" not in document:
         raise UnsupportedArtifact("the document is neither a manifest nor an index")
     config = document.get("config")
     return Manifest(
         media_type=media_type or OCI_MANIFEST,
         artifact_type=artifact_type or None,
         config=None if config is None else parse_descriptor(config, "config"),
-        layers=_parse_descriptors(document.get("layers"), "layers"),
+        layers=_parse_descriptors(document.get(layers_field), layers_field),
         annotations=annotations,
     )
 

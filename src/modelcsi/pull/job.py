@@ -15,8 +15,10 @@ from dataclasses import replace
 from pathlib import Path
 
 from modelcsi.artifact.layer import Layer
+from modelcsi.artifact.members import Member
 from modelcsi.artifact.tree import FileTree, build_tree, wanted_layers
 from modelcsi.errors import FinalError, ModelCsiError, PullPending, TransientError
+from modelcsi.oci.digest import Digest
 from modelcsi.pull.layers import LayerPuller, LayerWork
 from modelcsi.pull.progress import LayerLog, Progress
 from modelcsi.pull.queue import JobQueue
@@ -25,7 +27,6 @@ from modelcsi.pull.sources import Sources
 from modelcsi.pull.transfer import Stopped
 from modelcsi.registry.client import Repository
 from modelcsi.store.store import Store
-from modelcsi.store.views import view_id
 
 logger = logging.getLogger(__name__)
 
@@ -44,8 +45,9 @@ class PullJob:
         self.reference = wish.reference
         self.artifact = resolved.artifact
         self.selection = wish.selection
+        self._layout = wish.layout
         self.layers = wanted_layers(resolved.artifact, wish.selection)
-        self.view = view_id(self.artifact.digest, wish.selection.key())
+        self.view = wish.view_of(self.artifact.digest)
         self.progress = Progress(sum(layer.size for layer in self.layers))
         self.layer_log = LayerLog(len(self.layers))
         self.began_at = time.time()
@@ -68,7 +70,7 @@ class PullJob:
     def key(resolved: Resolved) -> Hashable:
         """Jobs with equal keys are one job. The repository is part of it: another one must prove the blobs itself."""
         repository = resolved.repository
-        return (resolved.artifact.digest, resolved.wish.selection.key(), repository.host, repository.name)
+        return (resolved.wish.view_of(resolved.artifact.digest), repository.host, repository.name)
 
     def join(self, owner: str, repository: Repository) -> bool:
         """`owner` wants the job, and brings its proven credentials; False when it is too late, and a new job is needed."""
@@ -191,27 +193,34 @@ class PullJob:
         need = sum(self._puller.need_bytes(layer, self.selection, self._sources.host) for layer in layers)
         reservation = self._store.space.reserve(need, str(self.reference))
         try:
-            uses = Counter(layer.digest for layer in self.artifact.layers if layer.codec.is_tar)
+            uses = Counter(layer.digest for layer in self.artifact.layers if layer.codec.is_packed)
             shared = frozenset(digest for digest, count in uses.items() if count > 1)
             work = LayerWork(self.selection, shared, self._sources, self.progress, reservation, stop)
             self._pull_layers(layers, work)
         finally:
             reservation.close()
-        members = {
-            layer.digest: self._store.content.members(layer.digest) for layer in self.layers if layer.codec.is_tar
-        }
-        tree = build_tree(
-            self.artifact, {key: found for key, found in members.items() if found is not None}, self.selection
-        )
+        tree = build_tree(self.artifact, self._members(), self.selection)
         for warning in (*self.artifact.warnings, *tree.warnings):
             logger.warning("%s: %s", self.reference, warning)
-        return self._build_view(tree)
+        return self._build_view(self._layout.arrange(tree, self.artifact.digest))
+
+    def _members(self) -> dict[Digest, tuple[Member, ...]]:
+        """Those of the layers that are kept as members; an undecided one need not be."""
+        members: dict[Digest, tuple[Member, ...]] = {}
+        for layer in self.layers:
+            found = self._store.content.members(layer.digest) if layer.codec.is_packed else None
+            if found is not None and layer.fits(found):
+                members[layer.digest] = found
+            elif layer.codec.is_packed and not layer.undecided:
+                raise PullPending(f"pulling {self.reference}: {layer.where} is being unpacked in another form")
+        return members
 
     def _build_view(self, tree: FileTree) -> Path:
         origin = {
             "manifest": str(self.artifact.digest),
             "reference": str(self.reference),
             "selection": self.selection.key(),
+            "layout": self._layout.key,
             "size_bytes": str(tree.size_bytes),
             "files": str(len(tree.entries)),
         }

@@ -4,7 +4,7 @@ Cases, by what the manifest tells of the layer:
 1. a raw file: received into its final form, in any order;
 2. an uncompressed tar: members are written from the stream; what is in no member is kept beside them for a resume;
 3. a compressed tar: members are written from the stream; over 16 MiB the received bytes are kept until the commit, so that
-   a killed pull does not fetch them again;
+   a killed pull does not fetch them again. A compressed file is treated alike, as its only member;
 4. undecided (a tar if its bytes are one): received as a file, then unpacked if it is a tar.
 """
 
@@ -74,10 +74,10 @@ class LayerPuller:
     def holds(self, layer: Layer, selection: Selection) -> bool:
         """Whether the store has all that the selection shows of the layer."""
         content = self._store.content
-        members = content.members(layer.digest) if layer.codec.is_tar else None
-        if members is not None and all(layer.admits(member.path) for member in members):
+        members = content.members(layer.digest) if layer.codec.is_packed else None
+        if members is not None and layer.fits(members) and all(layer.admits(member.path) for member in members):
             return not missing_members(layer, members, selection)
-        if not content.has_blob(layer.digest) or (layer.codec.is_tar and not layer.undecided):
+        if not content.has_blob(layer.digest) or (layer.codec.is_packed and not layer.undecided):
             return False
         # Another artifact may have called the same bytes a file: what this one means does not depend on it.
         return not (layer.undecided and self._is_tar_kept_as_file(layer))
@@ -143,8 +143,8 @@ class LayerPuller:
     def _bring_as_told(self, layer: Layer, work: LayerWork) -> None:
         if layer.undecided:
             self._bring_undecided(layer, work)
-        elif layer.codec.is_tar:
-            self._bring_tar(layer, work)
+        elif layer.codec.is_packed:
+            self._bring_packed(layer, work)
         else:
             self._bring_blob(layer, work)
 
@@ -154,7 +154,7 @@ class LayerPuller:
             self._transfer(layer.descriptor, _Accounted(ingest, work.reservation), work)
             self._store.content.commit(_ready(ingest, layer))
 
-    def _bring_tar(self, layer: Layer, work: LayerWork) -> None:
+    def _bring_packed(self, layer: Layer, work: LayerWork) -> None:
         is_plain = layer.codec.compression is Compression.NONE
         with closing(self._layer_ingest(layer, work, is_resumable=is_plain)) as ingest:
             unpacker = Unpacker(layer, work.selection_of(layer), ingest, work.reservation)
@@ -184,6 +184,7 @@ class LayerPuller:
             [
                 *(layer.codec.is_tar, layer.codec.compression.value),
                 *(selection.key(), layer.sole_member_path, layer.is_weight),  # what `wants_member` looks at
+                *([layer.prefix] if layer.prefix else []),
             ]
         )
         return LayerIngest(self._store.layout, layer.digest, plan, work.sources.host, is_resumable=is_resumable)
@@ -193,7 +194,7 @@ class LayerPuller:
         if missing_members(layer, self._store.content.members(layer.digest) or (), work.selection_of(layer)):
             # A hard link that is wanted points at a file that is not: known only now. Read once more, keeping everything.
             work.progress.take_back(layer.size)
-            self._bring_tar(layer, replace(work, selection=Selection()))
+            self._bring_packed(layer, replace(work, selection=Selection()))
 
     def _transfer(
         self,

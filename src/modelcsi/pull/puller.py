@@ -29,7 +29,6 @@ from modelcsi.registry.client import Registry
 from modelcsi.registry.credentials import Keychain
 from modelcsi.store.records import ArtifactRecord
 from modelcsi.store.store import Store
-from modelcsi.store.views import view_id
 
 logger = logging.getLogger(__name__)
 
@@ -169,8 +168,10 @@ class Puller:
         layers = wanted_layers(artifact, wish.selection)
         size = sum(layer.size for layer in layers)
         record = ArtifactRecord(artifact.digest, str(wish.reference), artifact.kind, size, 0, 0)
-        self._store.collector.keep(record, [layer.digest for layer in layers], owner)
-        view = view_id(artifact.digest, wish.selection.key())
+        self._store.collector.keep(record, [*(layer.digest for layer in layers), *resolved.documents], owner)
+        for digest, content in resolved.documents.items():  # another tag may have led here by other ones
+            self._store.content.keep_manifest(digest, content)
+        view = wish.view_of(artifact.digest)
         path = self._store.views.path(view)
         if path is not None and self._is_proven(resolved):
             return PulledView(view, path)

@@ -15,17 +15,16 @@ mirrors only send manifests that the registry named by their digest.
 from __future__ import annotations
 
 import logging
-import threading
-from collections import OrderedDict
-from collections.abc import Iterable
+import re
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from itertools import chain
 
-from modelcsi.artifact.artifact import Artifact, recognise
+from modelcsi.artifact.artifact import Artifact
+from modelcsi.artifact.layouts import Layout
 from modelcsi.artifact.selection import Selection
 from modelcsi.deadline import Deadline
 from modelcsi.errors import (
-    CorruptContent,
     Forbidden,
     ModelCsiError,
     NotFound,
@@ -33,25 +32,29 @@ from modelcsi.errors import (
     Unauthenticated,
     UnsupportedArtifact,
 )
+from modelcsi.oci.descriptor import Descriptor
 from modelcsi.oci.digest import Digest
-from modelcsi.oci.manifest import Index, parse_manifest
+from modelcsi.oci.manifest import Index, Manifest, parse_manifest
 from modelcsi.oci.reference import Reference
+from modelcsi.pull.documents import Recognised, Recogniser
 from modelcsi.pull.policy import PullPolicy
+from modelcsi.pull.smallblob import read_small_blob
 from modelcsi.registry.caller import Caller
 from modelcsi.registry.client import Registry, Repository
 from modelcsi.registry.credentials import Candidates, Credentials, Keychain
 from modelcsi.store.store import Store
+from modelcsi.store.views import view_id
 
 logger = logging.getLogger(__name__)
 
 _ABOUT_MIRRORS = "tags and rights are asked of the registry, or of a mirror with x-modelcsi-checks-rights in hosts.toml"
-_CACHED_BYTES = 2 << 20
-"""Sum of the manifests whose artifacts are kept in memory: these take several times as much. Most have a few KiB."""
+_REFERRERS_TAG = re.compile(r"sha256-[0-9a-f]{64}|sha512-[0-9a-f]{64,128}")
+"""Where a registry without the referrers API keeps the list of them (distribution-spec, "Referrers Tag Schema")."""
 
 
 @dataclass(frozen=True, slots=True)
 class Wish:
-    """What a caller wants: an artifact, or the part of it that `selection` leaves.
+    """What a caller wants: an artifact, or the part of it that `selection` leaves, in a layout.
 
     `pinned` is the digest that this very publication was resolved to before: a tag does not move under a volume.
     """
@@ -61,6 +64,11 @@ class Wish:
     selection: Selection = field(default_factory=Selection)
     caller: Caller = field(default_factory=Caller)
     pinned: Digest | None = None
+    layout: Layout = Layout()
+
+    def view_of(self, manifest: Digest) -> str:
+        """The name of the view that shows the wish, once it was resolved to `manifest`."""
+        return view_id(manifest, self.selection.key(), self.layout.key)
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,6 +79,8 @@ class Resolved:
     artifact: Artifact
     manifest: bytes = field(repr=False)
     repository: Repository
+    documents: Mapping[Digest, bytes] = field(default_factory=dict, repr=False)
+    """What else was read to know the artifact, kept with it: indexes and their entries, a config."""
     is_remembered: bool = False
     """Whether a proof of earlier says that these credentials may have it: nobody asked the registry now."""
 
@@ -79,38 +89,31 @@ _Found = tuple[Repository, Digest, bytes]
 """Where a manifest is, its digest, its bytes."""
 
 
-class Recogniser:
-    """Makes artifacts of manifests and keeps those that were used last; any thread."""
+class _WishDocuments:
+    """The documents of one wish: from the store what this repository delivered, else from the registry."""
 
-    def __init__(self, limit_bytes: int = _CACHED_BYTES) -> None:
-        """`limit_bytes` bounds the sum of the manifests; one of over an eighth of it is not kept."""
-        self.kept_bytes = 0
-        self._limit_bytes = limit_bytes
-        self._lock = threading.Lock()  # guards _kept and kept_bytes
-        self._kept: OrderedDict[Digest, tuple[Artifact, int]] = OrderedDict()
+    def __init__(
+        self,
+        stored: Callable[[Digest], bytes | None],
+        fetch_manifest: Callable[[Descriptor], bytes],
+        fetch_config: Callable[[Descriptor], bytes],
+    ) -> None:
+        self.has_asked = False
+        self._stored = stored
+        self._fetch_manifest = fetch_manifest
+        self._fetch_config = fetch_config
 
-    def recognise(self, digest: Digest, content: bytes) -> Artifact:
-        """The artifact of a manifest. Raises CorruptContent, UnsupportedArtifact."""
-        if not digest.matches(content):
-            raise CorruptContent(f"the manifest {digest} has other bytes")
-        with self._lock:
-            if digest in self._kept:
-                self._kept.move_to_end(digest)
-                return self._kept[digest][0]
-        artifact = _recognise(digest, content)
-        if len(content) <= self._limit_bytes // 8:
-            self._keep(artifact, len(content))
-        return artifact
+    def manifest(self, descriptor: Descriptor) -> bytes:
+        """An entry of an index."""
+        return self._stored(descriptor.digest) or self._ask(self._fetch_manifest, descriptor)
 
-    def _keep(self, artifact: Artifact, size_bytes: int) -> None:
-        with self._lock:
-            if artifact.digest in self._kept:
-                return
-            self._kept[artifact.digest] = (artifact, size_bytes)
-            self.kept_bytes += size_bytes
-            while self.kept_bytes > self._limit_bytes:
-                _, (_, freed_bytes) = self._kept.popitem(last=False)
-                self.kept_bytes -= freed_bytes
+    def config(self, descriptor: Descriptor) -> bytes:
+        """A config."""
+        return self._stored(descriptor.digest) or self._ask(self._fetch_config, descriptor)
+
+    def _ask(self, fetch: Callable[[Descriptor], bytes], descriptor: Descriptor) -> bytes:
+        self.has_asked = True
+        return fetch(descriptor)
 
 
 class Resolver:
@@ -134,19 +137,17 @@ class Resolver:
         registry, keychain = self._network
         candidates = keychain.candidates(wish.reference, wish.caller)
         found = self._from_store(wish, registry, candidates)
-        if found is None and wish.policy is PullPolicy.NEVER:
+        if found is not None:
+            try:
+                return self._resolved(wish, registry, None, found, deadline)
+            except (Unauthenticated, Forbidden):  # a document was asked for that is not here
+                logger.info("%s: what was accepted before is refused now; asking again", wish.reference)
+                self._forget_proofs(wish, found[0], [found[1]])
+        elif wish.policy is PullPolicy.NEVER:
             text = f"{wish.reference} is not on this node, or not for these credentials, and pullPolicy is Never"
             raise candidates.refusal(NotFound(text, hint="pull it with another policy first"))
-        accepted, (repository, digest, content) = (
-            (None, found) if found else self._ask(wish, registry, candidates, deadline)
-        )
-        try:
-            artifact = self._recogniser.recognise(digest, content)
-        except UnsupportedArtifact as error:
-            raise UnsupportedArtifact(f"{wish.reference}: {error.message}", hint=error.hint) from error
-        if accepted is not None:
-            self._remember(wish, digest, accepted)
-        return Resolved(wish, artifact, content, repository, is_remembered=accepted is None)
+        accepted, found = self._ask(wish, registry, candidates, deadline)
+        return self._resolved(wish, registry, accepted, found, deadline)
 
     def renew(self, refused: Resolved, deadline: Deadline) -> Resolved:
         """The same artifact, as the registry gives it to the caller now: it refused the credentials of a remembered proof.
@@ -155,13 +156,36 @@ class Resolver:
         """
         registry, keychain = self._network
         wish, digest = replace(refused.wish, pinned=refused.artifact.digest), refused.artifact.digest
-        reference, records = wish.reference, self._store.records
-        fingerprint = refused.repository.credentials.fingerprint(records.salt)
-        records.remove_proof(reference.host, reference.repository, digest, fingerprint)
-        candidates = keychain.candidates(reference, wish.caller)
+        self._forget_proofs(wish, refused.repository, [digest, *refused.documents])
+        candidates = keychain.candidates(wish.reference, wish.caller)
         accepted, (repository, _, _) = self._ask(wish, registry, candidates, deadline)
-        self._remember(wish, digest, accepted)
-        return Resolved(refused.wish, refused.artifact, refused.manifest, repository)
+        self._remember(wish, digest, accepted, Recognised(refused.artifact, refused.manifest))
+        return replace(refused, repository=repository, is_remembered=False)
+
+    def _resolved(
+        self, wish: Wish, registry: Registry, accepted: Credentials | None, found: _Found, deadline: Deadline
+    ) -> Resolved:
+        """What was found, recognised; `accepted` are the credentials that the registry was shown now, None: a proof of earlier."""
+        repository, digest, content = found
+        documents = self._documents(wish, registry, repository, deadline)
+        try:
+            if _REFERRERS_TAG.fullmatch(wish.reference.target):
+                _refuse_referrers(parse_manifest(content))
+            known = self._recogniser.recognise(digest, content, documents)
+        except UnsupportedArtifact as error:
+            raise UnsupportedArtifact(f"{wish.reference}: {error.message}", hint=error.hint) from error
+        if accepted is not None:
+            self._remember(wish, digest, accepted, known)
+        elif documents.has_asked:
+            self._store.records.put_delivery(known.documents, repository.host, repository.name)
+        is_remembered = accepted is None
+        return Resolved(wish, known.artifact, known.manifest, repository, known.documents, is_remembered=is_remembered)
+
+    def _forget_proofs(self, wish: Wish, repository: Repository, digests: Iterable[Digest]) -> None:
+        records, reference = self._store.records, wish.reference
+        fingerprint = repository.credentials.fingerprint(records.salt)
+        for digest in digests:
+            records.remove_proof(reference.host, reference.repository, digest, fingerprint)
 
     def _from_store(self, wish: Wish, registry: Registry, candidates: Candidates) -> _Found | None:
         reference, records = wish.reference, self._store.records
@@ -221,11 +245,33 @@ class Resolver:
             logger.debug("passing over the mirror %s: %s", mirror.source, error.message)
             return None
 
-    def _remember(self, wish: Wish, digest: Digest, accepted: Credentials) -> None:
+    def _documents(self, wish: Wish, registry: Registry, repository: Repository, deadline: Deadline) -> _WishDocuments:
+        def stored(digest: Digest) -> bytes | None:
+            is_proven = self._store.records.deliveries([digest], repository.host, repository.name)
+            return self._store.content.manifest(digest) if is_proven else None
+
+        def fetch_manifest(descriptor: Descriptor) -> bytes:
+            _refuse_asking(wish, descriptor)
+            target = str(descriptor.digest)
+            for mirror in registry.mirrors(wish.reference, wish.caller, that_check_rights=True):
+                told = self._ask_mirror(mirror, target, deadline)
+                if told is not None:
+                    return told[1]
+            return self._fetch(repository, target, deadline)[1]
+
+        def fetch_config(descriptor: Descriptor) -> bytes:
+            _refuse_asking(wish, descriptor)
+            return read_small_blob(repository, descriptor, deadline)
+
+        return _WishDocuments(stored, fetch_manifest, fetch_config)
+
+    def _remember(self, wish: Wish, digest: Digest, accepted: Credentials, known: Recognised) -> None:
         """The registry gave what is an artifact: only now, since a login page that answers 200 is not one."""
         reference, records = wish.reference, self._store.records
-        records.put_delivery([digest], reference.host, reference.repository)
-        records.put_proof(reference.host, reference.repository, digest, accepted.fingerprint(records.salt))
+        own = known.artifact.digest
+        records.put_delivery({digest, own, *known.documents}, reference.host, reference.repository)
+        for proven in {digest, own}:  # a publication is pinned to its own
+            records.put_proof(reference.host, reference.repository, proven, accepted.fingerprint(records.salt))
         if reference.tag and not reference.digest and wish.pinned is None:
             records.put_tag(reference.host, reference.repository, reference.tag, digest)
 
@@ -262,11 +308,17 @@ def _sent_by(mirrors: Iterable[Repository], digest: Digest, deadline: Deadline) 
     return None
 
 
-def _recognise(digest: Digest, content: bytes) -> Artifact:
-    manifest = parse_manifest(content)
-    if isinstance(manifest, Index):
-        entries = ", ".join(str(entry.digest) for entry in manifest.manifests[:8]) or "none"
-        raise UnsupportedArtifact(
-            f"{digest} is an index of several manifests: {entries}", hint="name one of them by its digest"
+def _refuse_asking(wish: Wish, descriptor: Descriptor) -> None:
+    if wish.policy is PullPolicy.NEVER:
+        raise NotFound(
+            f"{descriptor.digest}, a part of {wish.reference}, is not on this node, and pullPolicy is Never",
+            hint="pull it with another policy first",
         )
-    return recognise(manifest, digest)
+
+
+def _refuse_referrers(found: Manifest | Index) -> None:
+    if isinstance(found, Index):
+        raise UnsupportedArtifact(
+            "the tag is a list of what refers to an artifact (signatures, attestations), not a model",
+            hint="name the artifact by its own tag, or by the digest in this one",
+        )

@@ -1,4 +1,7 @@
-"""Writes the members of a tar layer straight from the stream into their own files; the tar itself is never kept."""
+"""Writes the members of a tar layer straight from the stream into their own files; the tar itself is never kept.
+
+A compressed file is treated alike: its content is a layer's only member.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +11,7 @@ import itertools
 from collections.abc import Iterator
 
 from modelcsi.artifact.layer import TAR, Codec, Compression, Layer, sniff_codec
-from modelcsi.artifact.members import Member, MemberType
+from modelcsi.artifact.members import PACKED_FILE, Member, MemberType
 from modelcsi.artifact.selection import Selection
 from modelcsi.artifact.tar import Data, End, Start, TarEvent, TarParser
 from modelcsi.artifact.tree import wants_member
@@ -43,6 +46,9 @@ class Unpacker:
 
         Raises UnsupportedArtifact naming the member and the layer, StoreFull.
         """
+        if not self._layer.codec.is_tar:
+            self._run_file(pieces)
+            return
         head, pieces = peek(pieces)
         codec = sniff_codec(self._layer.codec, head)
         self._is_plain = codec == TAR
@@ -54,6 +60,17 @@ class Unpacker:
             for event in parser.feed(memoryview(data)):
                 self._handle(event)
         parser.finish()
+
+    def _run_file(self, pieces: Iterator[bytes]) -> None:
+        """A compressed file: its content is the only member. What the type says is believed, nothing is sniffed."""
+        layer = self._layer
+        self._ingest.give_up_resuming()
+        self._begin(Member(PACKED_FILE, MemberType.FILE, 0, layer.mode or 0, layer.mtime_ns or 0))
+        for data in decode(layer.codec.compression, pieces, self._where):
+            self._refuse_bomb(len(data), layer.codec)
+            self._handle(Data(memoryview(data)))
+        self.members[-1] = dataclasses.replace(self.members[-1], size=self._unpacked)
+        self._end()
 
     def _handle(self, event: TarEvent) -> None:
         if isinstance(event, Start):
@@ -71,7 +88,8 @@ class Unpacker:
     def _begin(self, member: Member) -> None:
         self.members.append(member)
         is_file = member.type is MemberType.FILE
-        self._is_kept = is_file and wants_member(self._layer, member.path, self._selection)
+        is_packed_file = member.path == PACKED_FILE  # it is fetched only where it is wanted
+        self._is_kept = is_file and (is_packed_file or wants_member(self._layer, member.path, self._selection))
         if self._is_kept:
             if self._is_plain and member.size > self._layer.size:
                 raise UnsupportedArtifact(
@@ -91,8 +109,7 @@ class Unpacker:
     def _refuse_bomb(self, size: int, codec: Codec) -> None:
         """Members that nobody wants count too: they cost no space, but hours."""
         self._unpacked += size
-        is_bomb = self._unpacked > max(_EXPANSION_FLOOR_BYTES, _EXPANSION_FACTOR * self._layer.size)
-        if codec.compression is not Compression.NONE and is_bomb:
+        if codec.compression is not Compression.NONE and is_bomb(self._unpacked, self._layer.size):
             raise UnsupportedArtifact(
                 f"{self._where} unpacks to over {self._unpacked} bytes from {self._layer.size}: refused as a decompression bomb"
             )
@@ -117,10 +134,17 @@ def missing_members(layer: Layer, members: tuple[Member, ...], selection: Select
 
     A wanted hard link may lead, over other links, to any file of the tar: then all of them must be there.
     """
+    if not layer.codec.is_tar:
+        return not all(member.sha256 for member in members)
     wanted = [member for member in members if wants_member(layer, member.path, selection)]
     has_links = any(member.type is MemberType.HARDLINK for member in wanted)
     needed = members if has_links else wanted
     return any(member.type is MemberType.FILE and not member.sha256 for member in needed)
+
+
+def is_bomb(unpacked_bytes: int, layer_bytes: int) -> bool:
+    """Whether a compressed layer has grown beyond what any honest one does."""
+    return unpacked_bytes > max(_EXPANSION_FLOOR_BYTES, _EXPANSION_FACTOR * layer_bytes)
 
 
 def peek(pieces: Iterator[bytes]) -> tuple[bytes, Iterator[bytes]]:

@@ -154,7 +154,7 @@ class Collector:
         if orphans is None:
             return None
         views = [path for view in self._views.of_manifest(artifact.manifest) for path in self._discard_view(view)]
-        return views + self._content.take_away([artifact.manifest, *orphans])
+        return views + self._content.take_away(orphans)
 
     def _remove_leftovers(self) -> int:
         with self._lock:

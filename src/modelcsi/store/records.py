@@ -46,11 +46,12 @@ _MIGRATIONS = (
         size INTEGER NOT NULL,     -- bytes of its unique layers as the manifest says
         used INTEGER NOT NULL      -- a logical clock: greater is later (a wall clock may jump)
     ) STRICT;
+    -- Its layers, and the documents that were read to know it: indexes and their entries, a config.
     CREATE TABLE artifact_content (
         manifest TEXT NOT NULL, content TEXT NOT NULL, PRIMARY KEY (manifest, content)
     ) STRICT, WITHOUT ROWID;
     CREATE INDEX artifacts_by_content ON artifact_content (content);
-    -- What a tag meant when it was last resolved.
+    -- What a tag meant when it was last resolved: a manifest, or an index.
     CREATE TABLE tags (
         host TEXT NOT NULL, repository TEXT NOT NULL, tag TEXT NOT NULL, manifest TEXT NOT NULL,
         PRIMARY KEY (host, repository, tag)
@@ -223,7 +224,7 @@ class Records:
             return [ArtifactRecord(Digest.parse(row[0]), *row[1:]) for row in self._connection.execute(query)]
 
     def contents(self, manifest: Digest) -> list[Digest]:
-        """The layers that an artifact needs."""
+        """The layers and documents that an artifact needs."""
         with self._lock:
             rows = self._connection.execute("SELECT content FROM artifact_content WHERE manifest = ?", (str(manifest),))
             return [Digest.parse(row[0]) for row in rows]
@@ -235,24 +236,27 @@ class Records:
             return frozenset(row[0] for row in rows)
 
     def forget_artifact(self, manifest: Digest) -> list[Digest] | None:
-        """Forget an artifact that has no lease, its tags and proofs; None if somebody holds one.
+        """Forget an artifact that has no lease; None if somebody holds one.
 
-        Returns the layers that no other artifact needs: the caller removes them. Their deliveries and the manifest's are
-        forgotten too.
+        Returns what no other artifact needs, as a layer, a document or its own manifest: the caller removes it. Tags,
+        proofs and deliveries of that are forgotten too.
         """
         key = (str(manifest),)
         with self._transaction() as db:
             if db.execute("SELECT 1 FROM leases WHERE manifest = ?", key).fetchone():
                 return None
-            rows = db.execute(
-                "SELECT content FROM artifact_content AS mine WHERE manifest = ? AND NOT EXISTS"
-                " (SELECT 1 FROM artifact_content WHERE content = mine.content AND manifest != mine.manifest)",
-                key,
-            ).fetchall()
-            for table in ("artifact_content", "artifacts", "tags", "proofs"):
+            mine = "SELECT ?1 UNION SELECT content FROM artifact_content WHERE manifest = ?1"
+            others = (
+                "SELECT content FROM artifact_content WHERE manifest != ?1"
+                " UNION SELECT manifest FROM artifacts WHERE manifest != ?1"
+            )
+            gone = db.execute(f"{mine} EXCEPT SELECT * FROM ({others})", key).fetchall()  # noqa: S608 - constants
+            for table in ("artifact_content", "artifacts"):
                 db.execute(f"DELETE FROM {table} WHERE manifest = ?", key)  # noqa: S608 - constants
-            db.executemany("DELETE FROM deliveries WHERE content = ?", [key, *rows])
-            return [Digest.parse(row[0]) for row in rows]
+            for table in ("tags", "proofs"):
+                db.executemany(f"DELETE FROM {table} WHERE manifest = ?", [key, *gone])  # noqa: S608 - constants
+            db.executemany("DELETE FROM deliveries WHERE content = ?", gone)
+            return [Digest.parse(row[0]) for row in gone]
 
     # Tags, proofs, deliveries
 
@@ -370,7 +374,10 @@ def _known_errors() -> Iterator[None]:
 def _prune(db: sqlite3.Connection) -> None:
     """Forget what is known of manifests that were resolved and never pulled; at worst the registry is asked once more."""
     for table in ("tags", "proofs"):
-        db.execute(f"DELETE FROM {table} WHERE manifest NOT IN (SELECT manifest FROM artifacts)")  # noqa: S608 - constants
+        db.execute(
+            f"DELETE FROM {table} WHERE manifest NOT IN (SELECT manifest FROM artifacts)"  # noqa: S608 - constants
+            f" AND NOT EXISTS (SELECT 1 FROM artifact_content WHERE artifact_content.content = {table}.manifest)"
+        )
     db.execute(
         "DELETE FROM deliveries WHERE content NOT IN (SELECT manifest FROM artifacts)"
         " AND NOT EXISTS (SELECT 1 FROM artifact_content WHERE artifact_content.content = deliveries.content)"

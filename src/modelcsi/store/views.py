@@ -19,7 +19,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from modelcsi.artifact.tree import EntryType, FileEntry, FileTree
-from modelcsi.errors import UnsupportedArtifact
+from modelcsi.errors import CorruptContent, UnsupportedArtifact
 from modelcsi.oci.digest import Digest
 from modelcsi.store.durable import open_directory, remove_tree, replace_file, space_errors, sync_directory
 from modelcsi.store.layout import StoreLayout
@@ -117,6 +117,9 @@ class Views:
 
     def _link(self, entry: FileEntry, parent_fd: int) -> None:
         name = entry.path.rpartition("/")[2]
+        if entry.data is not None:
+            _write(entry.data, name, parent_fd, entry.mode)
+            return
         assert entry.layer is not None, "a file's bytes are in a layer"
         if entry.member is None:
             source = self._layout.blob(entry.layer)
@@ -124,8 +127,12 @@ class Views:
             source = self._layout.layer(entry.layer) / str(entry.member)
         if (source.stat().st_mode ^ entry.mode) & _EXECUTE:
             _copy(source, name, parent_fd, entry.mode)
-            return
-        _link_or_copy(source, name, parent_fd, entry.mode)
+        else:
+            _link_or_copy(source, name, parent_fd, entry.mode)
+        # Another artifact may have unpacked the same bytes in another form meanwhile: a tar is larger than any of its members.
+        size = os.stat(name, dir_fd=parent_fd, follow_symlinks=False).st_size
+        if entry.member is not None and size != entry.size:
+            raise CorruptContent(f"{entry.path!r} of layer {entry.layer} has {size} bytes; {entry.size} were recorded")
 
 
 @contextlib.contextmanager
@@ -196,9 +203,22 @@ def _link_or_copy(source: Path, name: str, parent_fd: int, mode: int) -> None:
         _copy(source, name, parent_fd, mode)
 
 
+def _write(data: bytes, name: str, parent_fd: int, mode: int) -> None:
+    with os.fdopen(_create(name, parent_fd), "wb") as file:
+        file.write(data)
+        file.flush()
+        os.fchmod(file.fileno(), mode)
+        os.utime(file.fileno(), ns=(0, 0))
+        os.fsync(file.fileno())
+
+
+def _create(name: str, parent_fd: int) -> int:
+    return os.open(name, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600, dir_fd=parent_fd)
+
+
 def _copy(source: Path, name: str, parent_fd: int, mode: int) -> None:
     with source.open("rb") as reader, contextlib.ExitStack() as stack:
-        fd = os.open(name, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600, dir_fd=parent_fd)
+        fd = _create(name, parent_fd)
         stack.callback(os.close, fd)
         status = os.fstat(reader.fileno())
         remaining = status.st_size

@@ -14,14 +14,14 @@ import re
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 
-from modelcsi.artifact.artifact import Artifact, recognise
 from modelcsi.artifact.selection import Selection
 from modelcsi.artifact.tree import wanted_layers
-from modelcsi.errors import InvalidRequest, UnsupportedArtifact
+from modelcsi.errors import InvalidRequest, NotFound, UnsupportedArtifact
 from modelcsi.mount.table import Mount
 from modelcsi.oci.digest import Digest
-from modelcsi.oci.manifest import Manifest, parse_manifest
+from modelcsi.oci.manifest import Index, parse_manifest
 from modelcsi.oci.reference import Reference
+from modelcsi.pull.documents import Recognised, Recogniser, StoredDocuments
 from modelcsi.store.records import MOUNTED, PENDING, ArtifactRecord, PublicationRecord
 from modelcsi.store.store import Store
 from modelcsi.volume.dynamic_mounts import hold_leases
@@ -79,34 +79,59 @@ def _adopted(store: Store, mount: Mount, view: str) -> PublicationRecord:
 
 
 def _recover_artifacts(store: Store) -> None:
-    """Tell the database of manifests that are here and that it does not know: it was lost, the content was not."""
+    """Tell the database of manifests that are here and that it does not know: it was lost, the content was not.
+
+    Indexes come first: what they led to is known then, and their other entries are no artifacts of this node.
+    """
+    recogniser, documents = Recogniser(), StoredDocuments(store.content)
+    for digest, content in sorted(_unknown_documents(store), key=lambda item: not _is_index(item[1])):
+        views = store.views.of_manifest(digest)
+        if str(digest) in store.records.known_content() and not views:
+            continue
+        try:
+            found = recogniser.recognise(digest, content, documents)
+        except (UnsupportedArtifact, NotFound) as error:
+            logger.warning("the stored manifest %s is not understood: %s", digest, error)
+            continue
+        _recover_artifact(store, found)
+    store.records.end_lease(_RECOVERY)
+
+
+def _unknown_documents(store: Store) -> Iterator[tuple[Digest, bytes]]:
     known = store.records.known_content()
     for path in store.layout.manifests.glob("*/*"):
         digest = Digest(path.parent.name, path.name) if not path.name.startswith(".") else None
         content = store.content.manifest(digest) if digest is not None and str(digest) not in known else None
-        if digest is None or content is None:
-            continue
-        try:
-            manifest = parse_manifest(content)
-            if not isinstance(manifest, Manifest):
-                continue
-            artifact = recognise(manifest, digest)
-        except UnsupportedArtifact as error:
-            logger.warning("the stored manifest %s is not understood: %s", digest, error)
-            continue
-        layers = wanted_layers(artifact, Selection())
-        size = sum(layer.size for layer in layers)
-        views = [origin for view in store.views.of_manifest(digest) if (origin := store.views.record(view)) is not None]
-        reference = next((origin["reference"] for origin in views), str(digest))
-        record = ArtifactRecord(digest, reference, artifact.kind, size, 0, 0)
-        store.records.put_artifact(record, [layer.digest for layer in layers], _RECOVERY)
-        for origin in views:
-            _recover_deliveries(store, artifact, origin)
-    store.records.end_lease(_RECOVERY)
+        if digest is not None and content is not None:
+            yield digest, content
 
 
-def _recover_deliveries(store: Store, artifact: Artifact, origin: Mapping[str, str]) -> None:
-    """A view was built only after its repository had delivered, or shown, every layer in it."""
+def _is_index(content: bytes) -> bool:
+    try:
+        return isinstance(parse_manifest(content), Index)
+    except UnsupportedArtifact:
+        return False
+
+
+def _recover_artifact(store: Store, found: Recognised) -> None:
+    artifact = found.artifact
+    layers = wanted_layers(artifact, Selection())
+    size = sum(layer.size for layer in layers)
+    views = store.views.of_manifest(artifact.digest)
+    origins = [origin for view in views if (origin := store.views.record(view)) is not None]
+    reference = next((origin["reference"] for origin in origins), str(artifact.digest))
+    record = ArtifactRecord(artifact.digest, reference, artifact.kind, size, 0, 0)
+    content = [*(layer.digest for layer in layers), *found.documents]
+    store.records.put_artifact(record, content, _RECOVERY)
+    for origin in origins:
+        _recover_deliveries(store, found, origin)
+
+
+def _recover_deliveries(store: Store, found: Recognised, origin: Mapping[str, str]) -> None:
+    """A view was built only after its repository had delivered, or shown, every layer in it, and all
+    that was read to know it.
+    """
+    artifact = found.artifact
     try:
         reference = Reference.parse(origin["reference"])
         selection = Selection.from_key(origin["selection"])
@@ -116,4 +141,5 @@ def _recover_deliveries(store: Store, artifact: Artifact, origin: Mapping[str, s
         )
         return
     layers = [layer.digest for layer in wanted_layers(artifact, selection)]
-    store.records.put_delivery(layers, reference.host, reference.repository)
+    delivered = [*layers, artifact.digest, *found.documents]
+    store.records.put_delivery(delivered, reference.host, reference.repository)

@@ -15,6 +15,7 @@ from tests.unit.artifact.builders import RAW as MODEL_RAW
 
 MANIFEST_DIGEST = Digest.of(b"manifest")
 IMAGE_CONFIG = "application/vnd.oci.image.config.v1+json"
+DOCKER_CONFIG = "application/vnd.docker.container.image.v1+json"
 ONE_FILE = json.dumps({"name": "x", "mode": 0o755, "typeflag": 0, "mtime": "1970-01-01T00:00:01Z"})
 
 
@@ -44,20 +45,43 @@ def test_kind(artifact_type: str | None, config: str | None, media_type: str, ki
 
 
 @pytest.mark.parametrize(
+    ("artifact_type", "config", "media_type", "kind"),
+    [
+        (None, DOCKER_CONFIG, "application/vnd.ollama.image.model", "ollama"),
+        ("application/vnd.kitops.modelkit.manifest.v1+json", None, "x/y", "modelkit"),
+        (None, "application/vnd.kitops.modelkit.config.v1+json", "x/y", "modelkit"),
+        (None, "application/vnd.docker.ai.model.config.v0.1+json", "x/y", "docker-model"),
+        (None, "application/vnd.docker.ai.model.config.v0.2+json", "x/y", "docker-model"),
+        (None, IMAGE_CONFIG, "application/vnd.acme", "generic"),
+    ],
+)
+def test_kind_of_other_producers(artifact_type: str | None, config: str | None, media_type: str, kind: str) -> None:
+    """What the config or a layer tells goes before the forms that these producers borrow."""
+    parsed = manifest(layer(media_type, title="f"), artifact_type=artifact_type, config=config)
+
+    assert kind == recognise(parsed, MANIFEST_DIGEST).kind
+
+
+@pytest.mark.parametrize(
     ("artifact_type", "config", "media_type", "what"),
     [
-        (None, IMAGE_CONFIG, "application/vnd.dev.cosign.simplesigning.v1+json", "signature"),
-        ("application/vnd.dev.sigstore.bundle.v0.3+json", None, "x/y", "signature"),
-        (None, None, "application/vnd.in-toto+json", "signature"),
-        (None, "application/vnd.cncf.notary.signature", "application/jose+json", "signature"),
-        (None, "application/vnd.docker.container.image.v1+json", "application/vnd.ollama.image.model", "Ollama"),
-        ("application/vnd.kitops.modelkit.manifest.v1+json", None, "x/y", "ModelKit"),
-        (None, "application/vnd.kitops.modelkit.config.v1+json", "x/y", "ModelKit"),
-        (None, "application/vnd.docker.ai.model.config.v0.1+json", "x/y", "Docker Model Runner"),
-        (None, "application/vnd.docker.ai.model.config.v0.2+json", "x/y", "Docker Model Runner"),
-        (None, IMAGE_CONFIG, "application/vnd.oci.image.layer.v1.tar+gzip", "container image"),
-        (None, "application/vnd.docker.container.image.v1+json", "x/y", "container image"),
-        (None, "application/vnd.cncf.helm.config.v1+json", "x/y", "Helm chart"),
+        (None, IMAGE_CONFIG, "application/vnd.dev.cosign.simplesigning.v1+json", "a signature"),
+        ("application/vnd.dev.sigstore.bundle.v0.3+json", None, "x/y", "a signature"),
+        ("application/vnd.dev.sigstore.bundle+json;version=0.2", None, "x/y", "a signature"),
+        (None, "application/vnd.dev.cosign.artifact.sig.v1+json", "x/y", "a signature"),
+        (None, "application/vnd.cncf.notary.signature", "application/jose+json", "a signature"),
+        (None, None, "application/vnd.in-toto+json", "an attestation"),
+        (None, IMAGE_CONFIG, "application/vnd.in-toto+json", "an attestation"),
+        (None, IMAGE_CONFIG, "application/vnd.dsse.envelope.v1+json", "an attestation"),
+        (None, IMAGE_CONFIG, "text/spdx+json", "a bill of materials"),
+        ("application/vnd.cyclonedx+json", None, "x/y", "a bill of materials"),
+        ("application/sarif+json", None, "x/y", "a report of vulnerabilities"),
+        (None, "application/vnd.cncf.helm.config.v1+json", "x/y", "a Helm chart"),
+        (None, "application/vnd.wasm.config.v0+json", "application/wasm", "a WebAssembly module"),
+        (None, IMAGE_CONFIG, "application/vnd.wasm.content.layer.v1+wasm", "a WebAssembly module"),
+        (None, "application/vnd.cncf.flux.config.v1+json", "x/y", "a Flux source"),
+        (None, "application/vnd.docker.plugin.v1+json", IMAGE_LAYER, "a Docker plugin"),
+        (None, "application/vnd.buildkit.cacheconfig.v0", IMAGE_LAYER, "a build cache"),
     ],
 )
 def test_other_things_are_refused_by_name(
@@ -65,10 +89,18 @@ def test_other_things_are_refused_by_name(
 ) -> None:
     """A person reads what it is, and what to do."""
     parsed = manifest(layer(media_type, title="f"), artifact_type=artifact_type, config=config)
-    with pytest.raises(UnsupportedArtifact, match=what) as caught:
+    with pytest.raises(UnsupportedArtifact, match=f"the artifact is {what}.*, not a model") as caught:
         recognise(parsed, MANIFEST_DIGEST)
 
     assert caught.value.hint
+
+
+def test_a_model_may_bring_its_bill_of_materials() -> None:
+    """One layer makes no SBOM of an artifact; one signature among the layers does make it a signature."""
+    files = layer(title="m.gguf"), layer("application/spdx+json", b"{}", title="sbom.json")
+    parsed = manifest(*files, artifact_type="application/vnd.acme.model")
+
+    assert ["m.gguf", "sbom.json"] == [found.path for found in recognise(parsed, MANIFEST_DIGEST).layers]
 
 
 @pytest.mark.parametrize(

@@ -8,24 +8,15 @@ from typing import Any
 
 import pytest
 
-from modelcsi.artifact.artifact import Artifact, recognise
+from modelcsi.artifact.artifact import Artifact
 from modelcsi.artifact.layer import Compression, Layer, is_tar_head, sniff_codec
 from modelcsi.artifact.members import Member
 from modelcsi.artifact.selection import Selection
 from modelcsi.artifact.tree import EntryType, FileEntry, FileTree, build_tree, wanted_layers
 from modelcsi.errors import UnsupportedArtifact
 from modelcsi.oci.digest import Digest
-from modelcsi.oci.manifest import Manifest, parse_manifest
-from tests.examples import EXPECTED, MOUNTABLE, blob, manifest_bytes
+from tests.examples import EXPECTED, INDEXES, MOUNTABLE, blob, manifest_bytes, recognised
 from tests.unit.artifact.builders import feed
-
-
-def recognised(name: str) -> Artifact:
-    """The example, recognised."""
-    content = manifest_bytes(name)
-    manifest = parse_manifest(content)
-    assert isinstance(manifest, Manifest)
-    return recognise(manifest, Digest.of(content))
 
 
 def unpacked(layer: Layer) -> list[Member] | None:
@@ -91,6 +82,12 @@ def test_digest_is_that_of_the_manifest(name: str) -> None:
 def test_kind_is_recognised(name: str) -> None:
     """Every example is of its kind."""
     assert EXPECTED[name]["kind"] == recognised(name).kind
+
+
+@pytest.mark.parametrize("name", INDEXES)
+def test_entry_of_an_index(name: str) -> None:
+    """The artifact is the entry, with the entry's digest."""
+    assert EXPECTED[name]["child"] == str(recognised(name).digest)
 
 
 def test_unsafe_path_is_refused_before_any_byte_is_fetched() -> None:

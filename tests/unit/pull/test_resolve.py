@@ -21,10 +21,11 @@ from modelcsi.errors import (
 from modelcsi.oci.digest import Digest
 from modelcsi.oci.manifest import OCI_INDEX, OCI_MANIFEST
 from modelcsi.oci.reference import Reference
+from modelcsi.pull.documents import Recogniser, StoredDocuments
 from modelcsi.pull.patience import Patience
 from modelcsi.pull.policy import PullPolicy
 from modelcsi.pull.puller import Puller
-from modelcsi.pull.resolve import Recogniser, Wish
+from modelcsi.pull.resolve import Wish
 from modelcsi.registry.caller import Caller
 from modelcsi.store.store import Store
 from tests.fakes.content import FILE_PATH, MODEL_ARTIFACT, RAW_WEIGHT
@@ -278,6 +279,9 @@ def test_what_is_not_recognised_leaves_nothing(puller: Puller, fake: FakeRegistr
     assert not records.has_proof(fake.host, "models/tiny", digest, "anonymous")
 
 
+S390X = {"os": "linux", "architecture": "s390x"}
+
+
 def manifest_of(number: int, padding: int = 0) -> bytes:
     """A manifest of one layer; each number makes another one."""
     layer = {
@@ -289,26 +293,26 @@ def manifest_of(number: int, padding: int = 0) -> bytes:
     return json.dumps({"schemaVersion": 2, "artifactType": MODEL_ARTIFACT, "layers": [layer]}).encode()
 
 
-def test_artifacts_in_memory_are_bounded() -> None:
+def test_artifacts_in_memory_are_bounded(store: Store) -> None:
     """By the sum of their manifests: what was used last stays, and a large one is not kept at all."""
-    recogniser = Recogniser(limit_bytes=16_000)
+    recogniser, documents = Recogniser(limit_bytes=16_000), StoredDocuments(store.content)
     small, large = manifest_of(0), manifest_of(1, 2000)
-    kept = recogniser.recognise(Digest.of(small), small)
+    kept = recogniser.recognise(Digest.of(small), small, documents).artifact
     for content in [large, *(manifest_of(number, 1000) for number in range(2, 22))]:
-        recogniser.recognise(Digest.of(content), content)
-        assert kept is recogniser.recognise(Digest.of(small), small)
+        recogniser.recognise(Digest.of(content), content, documents)
+        assert kept is recogniser.recognise(Digest.of(small), small, documents).artifact
         assert recogniser.kept_bytes <= 16_000
-    made = [recogniser.recognise(Digest.of(large), large) for _ in range(2)]
+    made = [recogniser.recognise(Digest.of(large), large, documents).artifact for _ in range(2)]
 
     assert made[0] is not made[1]
 
 
-def test_a_kept_artifact_is_no_excuse_for_other_bytes() -> None:
+def test_a_kept_artifact_is_no_excuse_for_other_bytes(store: Store) -> None:
     """The digest is the key, and is compared each time."""
-    recogniser, content = Recogniser(), manifest_of(0)
-    recogniser.recognise(Digest.of(content), content)
+    recogniser, content, documents = Recogniser(), manifest_of(0), StoredDocuments(store.content)
+    recogniser.recognise(Digest.of(content), content, documents)
     with pytest.raises(CorruptContent):
-        recogniser.recognise(Digest.of(content), b"{}")
+        recogniser.recognise(Digest.of(content), b"{}", documents)
 
 
 def test_a_damaged_manifest_on_the_disk(puller: Puller, fake: FakeRegistry, store: Any) -> None:
@@ -334,7 +338,8 @@ def test_a_damaged_manifest_on_the_disk(puller: Puller, fake: FakeRegistry, stor
                     "schemaVersion": 2,
                     "mediaType": OCI_INDEX,
                     "manifests": [
-                        {"mediaType": "m", "digest": str(Digest.of(b"one")), "size": 3},
+                        {"mediaType": "m", "digest": str(Digest.of(b"one")), "size": 3, "platform": S390X},
+                        {"mediaType": "m", "digest": str(Digest.of(b"two")), "size": 3, "platform": S390X},
                     ],
                 }
             ).encode(),

@@ -100,14 +100,53 @@ def test_an_artifact_is_known_by_its_last_reference(records: Records) -> None:
 
 
 def test_forgetting_keeps_what_another_artifact_needs(records: Records) -> None:
-    """Only layers of this artifact alone are told to be removed."""
+    """Only what this artifact alone needs is told to be removed: itself, and its own layers."""
     records.put_artifact(artifact(ONE), [SHARED, OWN], "a")
     records.put_artifact(artifact(TWO), [SHARED], "b")
     leased = records.forget_artifact(ONE)
     records.end_lease("a")
 
-    assert (None, [OWN]) == (leased, records.forget_artifact(ONE))
+    assert (None, {ONE, OWN}) == (leased, set(records.forget_artifact(ONE) or ()))
     assert frozenset({str(TWO), str(SHARED)}) == records.known_content()
+
+
+def test_forgetting_keeps_a_manifest_that_led_to_another_artifact(records: Records) -> None:
+    """An entry of an index is a document of what the index means, and may be an artifact of its own."""
+    records.put_artifact(artifact(ONE), [OWN], "a")
+    records.put_artifact(artifact(TWO), [SHARED, ONE], "b")
+    records.end_lease("a")
+    records.end_lease("b")
+
+    assert [{OWN}, {TWO, SHARED, ONE}] == [set(records.forget_artifact(item) or ()) for item in (ONE, TWO)]
+
+
+def test_forgetting_keeps_an_artifact_that_is_a_document(records: Records) -> None:
+    """The other way round."""
+    records.put_artifact(artifact(ONE), [OWN], "a")
+    records.put_artifact(artifact(TWO), [ONE], "b")
+    records.end_lease("b")
+
+    assert [TWO] == records.forget_artifact(TWO)
+    assert [ONE] == [item.manifest for item in records.artifacts()]
+
+
+def test_tags_and_proofs_of_an_index(tmp_path: Path) -> None:
+    """They outlive a start as long as the artifact does that the index means, and go with it."""
+    records = Records(tmp_path / "state.db")
+    records.put_artifact(artifact(ONE), [OWN, TWO], "a")
+    records.put_tag("host", "repository", "v1", TWO)
+    records.put_proof("host", "repository", TWO, "alice")
+    records.put_delivery([TWO], "host", "repository")
+    records.close()
+    records = Records(tmp_path / "state.db")
+    before = (records.tag("host", "repository", "v1"), records.has_proof("host", "repository", TWO, "alice"))
+    records.end_lease("a")
+    records.forget_artifact(ONE)
+    after = (records.tag("host", "repository", "v1"), records.has_proof("host", "repository", TWO, "alice"))
+    came = records.came_from(TWO, "host")
+    records.close()
+
+    assert ((TWO, True), (None, False), False) == (before, after, came)
 
 
 def test_forgetting_takes_tags_proofs_and_deliveries(records: Records) -> None:

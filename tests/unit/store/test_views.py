@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from modelcsi.artifact.tree import EntryType, FileEntry, FileTree
-from modelcsi.errors import UnsupportedArtifact
+from modelcsi.errors import CorruptContent, UnsupportedArtifact
 from modelcsi.oci.digest import Digest
 from modelcsi.store.store import Store
 from modelcsi.store.views import view_id
@@ -50,6 +50,16 @@ def test_files_are_hard_links(store: Store) -> None:
     assert (store.layout.layer(layer) / "0").samefile(path / "dir" / "a")
 
 
+def test_a_member_of_another_size_is_refused(store: Store) -> None:
+    """The layer was unpacked in another form between the decision and the link: nothing is shown."""
+    layer = Digest.of(b"tar")
+    commit_layer(store.content, layer, {"a": b"longer"})
+    with pytest.raises(CorruptContent, match="6 bytes; 1 were recorded"):
+        store.views.build(VIEW, tree(file("a", layer, 0)), ORIGIN)
+
+    assert [] == list(store.layout.views.iterdir())
+
+
 def test_directories_are_read_only(store: Store) -> None:
     """The root too."""
     path = store.views.build(VIEW, tree(directory("a"), directory("a/b")), ORIGIN)
@@ -73,6 +83,14 @@ def test_an_empty_file_can_be_a_copy(store: Store) -> None:
     path = store.views.build(VIEW, tree(file("empty", blob)), ORIGIN)
 
     assert 0o444 == (path / "empty").stat().st_mode & 0o777
+
+
+def test_a_file_of_no_layer(store: Store) -> None:
+    """What the layout itself tells is written, read-only and of 1970."""
+    told = FileEntry("main", EntryType.FILE, 8, data=b"revision")
+    path = store.views.build(VIEW, tree(told), ORIGIN) / "main"
+
+    assert (b"revision", 0o444, 0) == (path.read_bytes(), path.stat().st_mode & 0o7777, path.stat().st_mtime_ns)
 
 
 def test_no_symlink_leads_a_file_outside(store: Store, tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ from modelcsi.errors import AlreadyPublished, PullPending
 from modelcsi.oci.digest import Digest
 from modelcsi.store.records import MOUNTED, PENDING
 from modelcsi.volume.spec import VolumeSpec
+from tests.examples import serve
 from tests.fakes.mounter import FakeMounts
 from tests.fakes.registry import FakeRegistry
 from tests.unit.pull.conftest import FILES, tree_of
@@ -176,6 +177,28 @@ def test_mounts_of_others_are_left_alone(
     again = start_driver()
 
     assert ([], 2) == (rows(again), len(mounts.shown))
+
+
+@pytest.mark.parametrize("example", ["olot-index", "kitops-modelkit-tar"])
+def test_documents_after_the_database_was_lost(
+    driver: Driver, start_driver: Start, fake: FakeRegistry, spec: Make, example: str
+) -> None:
+    """What led to an artifact is known as its content again, and needs no second delivery."""
+    serve(fake.content, "examples", example)
+    publish(driver, spec(modelRef=f"{fake.host}/examples:{example}"))
+    (before,) = driver.store.records.artifacts()
+    contents = set(driver.store.records.contents(before.manifest))
+    documents = set(driver.store.content.digests()) & contents - {before.manifest}
+    lose_database(driver)
+    again = start_driver()
+    again.store.collector.prune()
+    (after,) = again.store.records.artifacts()
+    manifests, blobs = fake.manifest_requests, fake.blob_gets.copy()
+    publish(again, spec(target="other", modelRef=f"{fake.host}/examples:{example}", pullPolicy="Always"))
+
+    assert (before.manifest, contents) == (after.manifest, set(again.store.records.contents(after.manifest)))
+    assert documents <= set(again.store.content.digests())
+    assert (blobs, manifests + 1) == (fake.blob_gets, fake.manifest_requests)
 
 
 def test_a_start_with_nothing(driver: Driver) -> None:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from modelcsi.artifact.annotations import TITLE_KEY, parse_file_metadata, told_path
+from dataclasses import replace
+
+from modelcsi.artifact.annotations import TITLE_KEY, told_path
 from modelcsi.artifact.kinds.kind import Contents, Kind, read_named
-from modelcsi.artifact.layer import RAW, TAR_GZIP, Layer
+from modelcsi.artifact.kinds.reading import file_layer
+from modelcsi.artifact.layer import TAR_GZIP, Layer
 from modelcsi.artifact.mediatypes import canonical, codec_of
 from modelcsi.oci.descriptor import Descriptor
 from modelcsi.oci.manifest import Manifest
@@ -19,7 +22,7 @@ def _read(manifest: Manifest) -> Contents:
 GENERIC = Kind("generic", lambda _: True, _read)
 
 
-def _read_layer(descriptor: Descriptor) -> Layer | None:
+def _read_layer(descriptor: Descriptor, name: str) -> Layer | None:
     """The layer; None without a name, as in oras' own pull.
 
     1. A directory that says so: its members carry the title as prefix, and its type may be anything. 2. Perhaps a
@@ -28,18 +31,10 @@ def _read_layer(descriptor: Descriptor) -> Layer | None:
     codec = codec_of(canonical(descriptor.media_type))
     if descriptor.annotations.get(_UNPACK) == "true":
         return Layer(descriptor, codec if codec is not None and codec.is_tar else TAR_GZIP)
-    path = told_path(descriptor)
+    path = told_path(descriptor, name)
     if path is None:
         return None
-    metadata = parse_file_metadata(descriptor)
+    layer = file_layer(descriptor, path)
     if codec == TAR_GZIP and descriptor.annotations.get(TITLE_KEY):
-        return Layer(
-            descriptor,
-            TAR_GZIP,
-            path,
-            mode=metadata.mode,
-            mtime_ns=metadata.mtime_ns,
-            undecided=True,
-            tar_root=path,
-        )
-    return Layer(descriptor, RAW, path, mode=metadata.mode, mtime_ns=metadata.mtime_ns)
+        return replace(layer, codec=TAR_GZIP, undecided=True, tar_root=path)
+    return layer

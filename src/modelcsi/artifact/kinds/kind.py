@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from modelcsi.artifact.kinds.names import known_names
 from modelcsi.artifact.layer import Layer
 from modelcsi.artifact.mediatypes import EMPTY, canonical
 from modelcsi.artifact.paths import shown
@@ -27,24 +28,36 @@ class Kind:
     name: str
     matches: Callable[[Manifest], bool]
     read: Callable[[Manifest], Contents]
+    needed_config: Callable[[Manifest], Descriptor | None] = lambda _: None
+    """The config that `read` looks into, if it does: as `manifest.config.data`, which is None where nobody fetched it."""
+    is_overlay: bool = False
+    """The layers are those of a container image: each is applied over the ones before it, with whiteouts."""
 
 
 def config_type(manifest: Manifest) -> str:
-    """The media type of the config; empty without one."""
-    return manifest.config.media_type if manifest.config else ""
+    """The media type of the config, canonical; empty without one."""
+    return canonical(manifest.config.media_type) if manifest.config else ""
 
 
 def described_type(manifest: Manifest) -> str:
     """The artifactType, else the config's type, which stands for it (image-spec, manifest.md)."""
-    return manifest.artifact_type or config_type(manifest)
+    return canonical(manifest.artifact_type or "") or config_type(manifest)
 
 
-def read_named(manifest: Manifest, read_layer: Callable[[Descriptor], Layer | None]) -> Contents:
-    """The layers that `read_layer` makes something of; of the others, which have no name, a warning each."""
+def layer_types(manifest: Manifest) -> tuple[str, ...]:
+    """The media types of the layers, canonical."""
+    return tuple(canonical(layer.media_type) for layer in manifest.layers)
+
+
+def read_named(manifest: Manifest, read_layer: Callable[[Descriptor, str], Layer | None]) -> Contents:
+    """The layers that `read_layer` makes something of; of the others, which have no name, a warning each.
+
+    `read_layer` is told a layer and the name that its media type gives it, empty without one.
+    """
     layers: list[Layer] = []
     warnings: list[str] = []
-    for descriptor in manifest.layers:
-        layer = read_layer(descriptor)
+    for descriptor, name in zip(manifest.layers, known_names(manifest.layers), strict=True):
+        layer = read_layer(descriptor, name)
         if layer is not None:
             layers.append(layer)
         elif canonical(descriptor.media_type) != EMPTY:

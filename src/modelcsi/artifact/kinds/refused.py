@@ -1,87 +1,128 @@
-"""What is recognised in order to be refused by name: things that are not models, and kinds that are not read yet."""
+"""What is recognised in order to be refused by name: things that are no models.
+
+Other things that nobody here has heard of are generic artifacts, and their files are shown.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 
-from modelcsi.artifact.kinds.kind import Contents, Kind, config_type, described_type
+from modelcsi.artifact.kinds.image import IMAGE
+from modelcsi.artifact.kinds.kind import Contents, Kind, config_type, described_type, layer_types
 from modelcsi.errors import UnsupportedArtifact
 from modelcsi.oci.manifest import Manifest
 
-_SIGNATURE_TYPES = (
-    "application/vnd.dev.cosign.",
-    "application/vnd.dev.sigstore.bundle",
-    "application/vnd.in-toto",
-    "application/vnd.cncf.notary.signature",
+_OF_WHAT_IT_BELONGS_TO = "name the artifact that it belongs to"
+_CHECK = "check the reference"
+
+
+@dataclass(frozen=True, slots=True)
+class Thing:
+    """Something that is no model; `prefixes` begin the types, of artifact, config or layers, that tell it."""
+
+    name: str
+    prefixes: tuple[str, ...]
+    hint: str = _CHECK
+
+
+SIGNATURE = Thing(
+    "a signature",
+    (
+        "application/vnd.dev.cosign.",
+        "application/vnd.dev.sigstore.bundle",
+        "application/vnd.cncf.notary.",
+        "application/jose+json",
+        "application/cose",
+    ),
+    _OF_WHAT_IT_BELONGS_TO,
 )
-_DOCKER_MODEL_CONFIG = "application/vnd.docker.ai.model.config."
-_IMAGE_CONFIGS = frozenset(
-    {"application/vnd.oci.image.config.v1+json", "application/vnd.docker.container.image.v1+json"}
+ATTESTATION = Thing(
+    "an attestation",
+    ("application/vnd.in-toto", "application/vnd.dsse.", "application/vnd.docker.attestation."),
+    _OF_WHAT_IT_BELONGS_TO,
 )
-_HELM_CONFIG = "application/vnd.cncf.helm.config.v1+json"
-
-
-def _refusal(name: str, matches: Callable[[Manifest], bool], message: str, hint: str) -> Kind:
-    def refuse(_: Manifest) -> Contents:
-        raise UnsupportedArtifact(message, hint=hint)
-
-    return Kind(name, matches, refuse)
-
-
-def _is_ollama(manifest: Manifest) -> bool:
-    return any(layer.media_type.startswith("application/vnd.ollama.") for layer in manifest.layers)
-
-
-def _is_signature(manifest: Manifest) -> bool:
-    types = (described_type(manifest), config_type(manifest), *(layer.media_type for layer in manifest.layers))
-    return any(name.startswith(_SIGNATURE_TYPES) for name in types)
-
-
-def _is_modelkit(manifest: Manifest) -> bool:
-    types = (manifest.artifact_type or "", config_type(manifest))
-    return any(name.startswith("application/vnd.kitops.modelkit.") for name in types)
-
-
-def _is_docker_model(manifest: Manifest) -> bool:
-    return config_type(manifest).startswith(_DOCKER_MODEL_CONFIG)
-
-
-def _is_image(manifest: Manifest) -> bool:
-    return manifest.artifact_type is None and config_type(manifest) in _IMAGE_CONFIGS
-
-
-def _is_helm_chart(manifest: Manifest) -> bool:
-    return config_type(manifest) == _HELM_CONFIG
-
-
-OLLAMA = _refusal(
-    "ollama",
-    _is_ollama,
-    "the artifact is an Ollama model, a kind that cannot be mounted",
-    "pack its files as a ModelPack artifact",
+THINGS = (
+    SIGNATURE,
+    ATTESTATION,
+    Thing(
+        "a bill of materials (SBOM)",
+        (
+            "application/spdx",
+            "text/spdx",
+            "application/vnd.cyclonedx",
+            "application/vnd.syft",
+        ),
+        _OF_WHAT_IT_BELONGS_TO,
+    ),
+    Thing(
+        "a report of vulnerabilities",
+        ("application/sarif", "application/vnd.security.vulnerability."),
+        _OF_WHAT_IT_BELONGS_TO,
+    ),
+    Thing("a Helm chart", ("application/vnd.cncf.helm.",)),
+    Thing(
+        "a WebAssembly module",
+        (
+            "application/vnd.wasm.",
+            "application/wasm",
+            "application/vnd.module.wasm.",
+            "application/vnd.bytecodealliance.wasm",
+        ),
+    ),
+    Thing("a Flux source", ("application/vnd.cncf.flux.",)),
+    Thing("a policy of Open Policy Agent", ("application/vnd.cncf.openpolicyagent.",)),
+    Thing("a Docker plugin", ("application/vnd.docker.plugin.",)),
+    Thing("a Compose project", ("application/vnd.docker.compose.",)),
+    Thing("a build cache of BuildKit", ("application/vnd.buildkit.cacheconfig.",)),
+    Thing("a CNAB bundle", ("application/vnd.cnab.",)),
+    Thing("a Singularity image", ("application/vnd.sylabs.sif.",)),
+    Thing("a development container's feature or template", ("application/vnd.devcontainers",)),
 )
-SIGNATURE = _refusal(
-    "signature",
-    _is_signature,
-    "the artifact is a signature or an attestation, not a model",
-    "name the artifact that it belongs to",
-)
-MODELKIT = _refusal(
-    "modelkit",
-    _is_modelkit,
-    "the artifact is a KitOps ModelKit, a kind that cannot be mounted",
-    "pack it with `kit pack --use-model-pack`",
-)
-DOCKER_MODEL = _refusal(
-    "docker-model",
-    _is_docker_model,
-    "the artifact is a model of Docker Model Runner, a kind that cannot be mounted",
-    "package it in the CNCF ModelPack format",
-)
-IMAGE = _refusal(
-    "image",
-    _is_image,
-    "the artifact is a container image, not a model",
-    "pack the model's files as a ModelPack artifact",
-)
-HELM_CHART = _refusal("helm-chart", _is_helm_chart, "the artifact is a Helm chart, not a model", "check the reference")
+"""The first that fits is named."""
+
+
+def thing_of_type(name: str) -> Thing | None:
+    """What a canonical type is the type of, if that is no model."""
+    return next((thing for thing in THINGS if name.startswith(thing.prefixes)), None)
+
+
+def thing_of(manifest: Manifest) -> Thing | None:
+    """What a manifest is, by the type of the artifact or the config, or by its layers.
+
+    One layer tells a signature or an attestation; of other things all layers must be, since a model may bring its SBOM.
+    """
+    layers = layer_types(manifest)
+    found = thing_of_type(described_type(manifest)) or thing_of_type(config_type(manifest))
+    evidence = next((thing for thing in map(thing_of_type, layers) if thing in (SIGNATURE, ATTESTATION)), None)
+    things = set(map(thing_of_type, layers))
+    return found or evidence or (things.pop() if len(things) == 1 else None)
+
+
+def _refusal(name: str, matches: Callable[[Manifest], bool], refuse: Callable[[Manifest], UnsupportedArtifact]) -> Kind:
+    def read(manifest: Manifest) -> Contents:
+        raise refuse(manifest)
+
+    return Kind(name, matches, read)
+
+
+def _is_evidence(manifest: Manifest) -> bool:
+    return thing_of(manifest) in (SIGNATURE, ATTESTATION)
+
+
+def _no_model(manifest: Manifest) -> UnsupportedArtifact:
+    thing = thing_of(manifest)
+    assert thing is not None, "it matched"
+    return UnsupportedArtifact(f"the artifact is {thing.name}, not a model", hint=thing.hint)
+
+
+def _image(_: Manifest) -> UnsupportedArtifact:
+    return UnsupportedArtifact(
+        "the artifact is a container image, a kind that cannot be mounted",
+        hint="pack the model's files as a ModelPack artifact",
+    )
+
+
+EVIDENCE = _refusal("signature", _is_evidence, _no_model)
+NO_MODEL = _refusal("no model", lambda manifest: thing_of(manifest) is not None, _no_model)
+IMAGE_REFUSED = _refusal("image", IMAGE.matches, _image)
