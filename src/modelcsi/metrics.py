@@ -44,6 +44,7 @@ class Gauge(enum.Enum):
     """A number that is read at each scrape."""
 
     NOT_READY = "model_csi_node_not_ready"
+    CONFIG_REJECTED = "model_csi_config_rejected"
     CACHE_BYTES = "model_csi_node_cache_size_in_bytes"
     CACHE_ARTIFACTS = "model_csi_cache_artifacts"
     PULLS_IN_FLIGHT = "model_csi_pulls_in_flight"
@@ -70,6 +71,7 @@ class MountItem:
 
 _GAUGE_TEXTS = {
     Gauge.NOT_READY: "1 until the driver has repaired what a crash left, 0 from then on",
+    Gauge.CONFIG_REJECTED: "1 while the configuration file cannot be used and an older state of it is in force",
     Gauge.CACHE_BYTES: "Bytes of content on the node",
     Gauge.CACHE_ARTIFACTS: "Artifacts whose content is on the node",
     Gauge.PULLS_IN_FLIGHT: "Artifacts being pulled",

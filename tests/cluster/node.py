@@ -18,6 +18,7 @@ _KUBECONFIG = Path("/run/node/admin.kubeconfig")
 _DRIVER = b"/usr/bin/model-csi-driver"
 _UP_SECONDS = 120.0
 _SECONDS = 60.0
+_START_SECONDS = 120.0
 
 
 def is_within() -> bool:
@@ -39,12 +40,12 @@ class Node:
         run(_CLUSTER, "stop", name, seconds=_SECONDS)
 
     def start(self, name: str) -> None:
-        """Start it again, with the arguments it had."""
-        run(_CLUSTER, "start", name, seconds=_SECONDS)
+        """Start it again, with the arguments it had; containerd and kube-apiserver then answer."""
+        run(_CLUSTER, "start", name, seconds=_START_SECONDS)
 
     def restart(self, name: str) -> None:
         """Both."""
-        run(_CLUSTER, "restart", name, seconds=_SECONDS)
+        run(_CLUSTER, "restart", name, seconds=_START_SECONDS)
 
     def reboot(self) -> None:
         """A power cut: all containers, containerd and kubelet killed, all mounts gone; then started again.

@@ -20,6 +20,7 @@ pytestmark = [
 _POD = 'namespace="model-csi",container="model-csi-driver",pod="a"'
 _UP = f"up{{{_POD}}}"
 _NOT_READY = f"model_csi_node_not_ready{{{_POD}}}"
+_REJECTED = f"model_csi_config_rejected{{{_POD}}}"
 _PENDING = f'model_csi_publications{{{_POD},state="PENDING"}}'
 _EVICTIONS = f"model_csi_cache_evictions_total{{{_POD}}}"
 _EVICTED = f"model_csi_cache_evicted_bytes_total{{{_POD}}}"
@@ -44,6 +45,8 @@ _CASES: list[tuple[str, dict[str, str], dict[int, bool]]] = [
     ("ModelCsiDriverDown", {_UP: "1x5 0x5 1x30"}, {14: False, 25: False}),
     ("ModelCsiDriverNotReady", {_NOT_READY: "1x30"}, {5: False, 15: True}),
     ("ModelCsiDriverNotReady", {_NOT_READY: "1x3 0x30"}, {15: False}),
+    ("ModelCsiConfigRejected", {_REJECTED: "0x5 1x30"}, {5: False, 15: True}),
+    ("ModelCsiConfigRejected", {_REJECTED: "0x5 1x2 0x30"}, {15: False}),
     ("ModelCsiInternalError", {_errors("Internal"): "_x5 1x40"}, {4: False, 7: True, 30: False}),
     ("ModelCsiInternalError", {_errors("Internal"): "3x20 4x40"}, {20: False, 23: True, 50: False}),
     ("ModelCsiInternalError", {_errors("StoreFull"): "_x5 1x40"}, {7: False}),

@@ -45,7 +45,9 @@ def _pulls(driver: Release) -> list[list[str]]:
 def test_pod_whose_model_is_being_pulled_goes_at_once(
     driver: Release, registry: ClusterRegistry, node: Node, model: Model, kubectl: Kubectl
 ) -> None:
-    """Its publish ends, nothing of it is left, and the pull that nobody wants stops. The next pod goes on where it stopped."""
+    """A pod that is deleted while it waits goes at once; a pull that nobody else waits for stops, and the next one goes on with what
+    was received.
+    """
     reference = model.at(registry.host)
     kubectl.apply(pod("impatient", inline(reference), **_GRACE))
     kubectl.eventually_event("impatient", "PullProgress")
@@ -70,18 +72,19 @@ def test_pull_goes_on_for_those_who_still_wait(
     driver: Release, registry: ClusterRegistry, node: Node, model: Model, kubectl: Kubectl
 ) -> None:
     """Two pods wait for one pull, one of them is deleted: it goes at once, and the other has its model with one download."""
-    reference, traffic = model.at(registry.host), registry.traffic()
+    reference = model.at(registry.host)
     kubectl.apply(*(pod(name, inline(reference), **_GRACE) for name in ("leaving", "staying")))
     eventually(lambda: _pulls(driver) == [[reference] * 2], "both wait for one pull")
     seconds = _delete(kubectl, "leaving")
-    left = _pulls(driver)
+    eventually(
+        lambda: _pulls(driver) == [[reference]], "one waits on"
+    )  # kubelet unpublishes a moment after the pod is gone
     registry.wire.bytes_per_second = 0
     kubectl.wait_until_ready("staying")
 
     assert seconds < _LONG_SECONDS
-    assert [[reference]] == left
     assert promised(model.files) == seen(kubectl.exec("staying", *hashing()))
-    assert set(map(str, model.layers)) == set(traffic.served(model.repository))
+    assert registry.wire.delivered_bytes < 1.5 * model.size_bytes
 
 
 def test_pod_that_cannot_have_its_model_goes_at_once(

@@ -88,7 +88,10 @@ def test_a_copy_that_another_target_shows_stays(upstreams: Driver) -> None:
 
 @pytest.mark.parametrize("attributes", [{"model.csi.modelpack.org/reference": "registry.invalid/gone:v1"}, {}])
 def test_kubelet_publishes_an_old_volume_again(upstreams: Driver, attributes: dict[str, str]) -> None:
-    """As it does when it starts: the pod keeps what it has, without a request, also of a model that no registry has any more."""
+    """What kubelet publishes again stays mounted as it is, also a volume of the upstream driver and a dynamic one that was switched off.
+
+    As it does when it starts: without a request, also of a model that no registry has any more.
+    """
     old = PodVolume("old", attributes)
     upstreams.root_dir.mkdir(exist_ok=True)
     copy = leave_volume(upstreams, old, is_mounted=True)

@@ -47,6 +47,8 @@ class Request:
     path: str
     """Without the query."""
     body: bytes
+    reached_at: str = ""
+    """The address of this machine to which the client came; empty on a unix socket."""
     when_gone: Callable[[Callable[[], None]], AbstractContextManager[None]] = field(
         default=lambda _: nullcontext(), repr=False, compare=False
     )
@@ -196,7 +198,8 @@ class _Exchange(BaseHTTPRequestHandler):
             if len(body) < int(length):
                 return
             when_gone = partial(watched, self.connection)
-            answer = self._respond(Request(self.command, self.path.partition("?")[0], body, when_gone))
+            path = self.path.partition("?")[0]
+            answer = self._respond(Request(self.command, path, body, _address(self.connection), when_gone))
         self.send_response(answer.status)
         if answer.status != http.HTTPStatus.NO_CONTENT:  # RFC 9110: it has no body, and no length of one
             self.send_header("Content-Type", answer.content_type)
@@ -235,6 +238,10 @@ class _Bounded(io.RawIOBase):
             self._connection.settimeout(_REQUEST_SECONDS)  # of what is written
         self._left -= count
         return count
+
+
+def _address(connection: socket.socket) -> str:
+    return "" if connection.family == socket.AF_UNIX else str(connection.getsockname()[0])
 
 
 def _shut_down(connection: socket.socket) -> None:

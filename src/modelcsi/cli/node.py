@@ -35,7 +35,7 @@ from modelcsi.registry.providers import Providers
 from modelcsi.registry.transport import Request, Response, Transport
 from modelcsi.store.store import Store
 from modelcsi.volume.dynamic import DynamicVolumes
-from modelcsi.volume.inventory import Inventory
+from modelcsi.volume.inventory import DriverState, Inventory
 from modelcsi.volume.slots import PublishSlots
 from modelcsi.volume.volumes import Volumes
 
@@ -106,10 +106,9 @@ class NodeDriver:
             pods=self._cluster.pods,
             dynamic=self._dynamic,
         )
-        self._registration = registration = _registration_of(config)
+        self._registration = _registration_of(config)
         self._inventory = Inventory(
-            *(self._store, self._puller, self._volumes.failures, self._dynamic.rows),
-            registration=None if registration is None else lambda: str(registration.state),
+            *(self._store, self._puller, self._volumes.failures, self._dynamic.rows), driver=self._state
         )
         services = Services(
             identity=Identity(config.service_name, self._is_ready.is_set),
@@ -124,7 +123,10 @@ class NodeDriver:
         self._csi = CsiServer(
             f"unix://{config.csi_socket}", services, self._metrics, publish_slots=config.publish_slots
         )
-        self._api = MetricsServer(config.metrics_addresses, self._metrics, self._why_not_ready)
+        self._api = MetricsServer(
+            *(config.metrics_addresses, self._metrics, self._why_not_ready),
+            shows_detail=lambda: source.current.metrics_detail,
+        )
         self._control = ControlServer(config.root_dir, self._inventory)
 
     def start(self) -> None:
@@ -165,6 +167,10 @@ class NodeDriver:
         if self._csi.trouble:
             return self._csi.trouble
         return self._registration.why_not_registered if self._registration is not None else None
+
+    def _state(self) -> DriverState:
+        registration = None if self._registration is None else str(self._registration.state)
+        return DriverState(registration, self._source.rejection)
 
     def _keep_house(self) -> None:
         while not self._ended.wait(_HOUSEKEEPING_SECONDS):
@@ -210,6 +216,7 @@ class NodeDriver:
 
     def _watch_gauges(self) -> None:
         self._metrics.watch_gauge(Gauge.NOT_READY, lambda: float(self._why_not_ready() is not None))
+        self._metrics.watch_gauge(Gauge.CONFIG_REJECTED, lambda: float(self._source.rejection is not None))
         self._metrics.watch_gauge(Gauge.CACHE_BYTES, lambda: float(self._store.content.size_bytes()))
         self._metrics.watch_gauge(Gauge.CACHE_ARTIFACTS, lambda: float(len(self._store.records.artifacts())))
         self._metrics.watch_gauge(Gauge.PULLS_IN_FLIGHT, lambda: float(len(self._puller.running())))

@@ -74,7 +74,7 @@ def read_detail(response: Response, deadline: Deadline = _NEVER) -> str:
     return _TOKEN_LIKE.sub("***", sanitise(_detail_of(body)))[:_MAX_DETAIL]
 
 
-def read_bounded(response: Response, limit: int, deadline: Deadline = _NEVER, what: str = "an answer") -> bytes:
+def read_bounded(response: Response, limit: int, deadline: Deadline, what: str = "an answer") -> bytes:
     """The body, or its first `limit` bytes and at least one more when it is longer.
 
     Raises RegistryUnavailable, also when the deadline is over in the middle of it: a timeout is for one read, and a server

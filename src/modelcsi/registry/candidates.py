@@ -29,7 +29,7 @@ class Remarks:
 
 
 class Candidates:
-    """What to try, in this order; never empty. For one thread.
+    """What to try, in this order. For one thread.
 
     A source is asked when an iteration comes to it, and once: whoever stops early, since a proof was found, has started no
     program and asked no API server.

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 
@@ -69,26 +69,42 @@ class Keychain:
         Raises InvalidRequest for an unusable secret of the request.
         """
         own = _of_secret(caller.secrets, reference, _REQUEST_SOURCE)
-        wanted = _Wanted(reference, caller, Remarks())
-        if own:
-            return Candidates((Source(lambda: own, is_at_hand=True),), wanted.remarks)
-        if caller.secrets:
-            wanted.remarks.texts.append(f"{_REQUEST_SOURCE} has nothing for {_name(reference)}")
-        sources = (
-            Source(partial(self._of_pull_secrets, wanted)),
-            Source(partial(of_service_account, self._sources.tokens, reference, caller), is_at_hand=True),
-            *self._of_node(wanted),
-        )
-        return Candidates(sources, wanted.remarks)
+        wanted = _Wanted(reference, caller, Remarks(), (reference,))
+        return _alone(own, wanted) if own else self._of_everybody(wanted)
+
+    def at_mirror(self, host: str, reference: Reference, caller: Caller) -> Candidates:
+        """What to try at a mirror of the reference's registry that checks rights; its yes counts as the registry's.
+
+        So nobody gets more there than at the registry: a secret of the request that names the registry excludes all but its own
+        entries for the mirror, which may be none, and the node's credentials must be the caller's to use for both.
+        Raises as `candidates` does.
+        """
+        there = replace(reference, host=host)
+        own = _of_secret(caller.secrets, there, _REQUEST_SOURCE)
+        wanted = _Wanted(there, caller, Remarks(), (reference, there))
+        is_exclusive = own or _of_secret(caller.secrets, reference, _REQUEST_SOURCE)
+        return _alone(own, wanted) if is_exclusive else self._of_everybody(wanted)
 
     def of_node(self, reference: Reference) -> Candidates:
         """The node's own, and none, whoever asks: for mirrors that only carry what was proved elsewhere; nobody gains by them."""
-        wanted = _Wanted(reference, Caller(), Remarks(), is_of_node=True)
+        wanted = _Wanted(reference, Caller(), Remarks(), ())
         return Candidates(self._of_node(wanted), wanted.remarks)
 
     def scheme(self, host: str) -> str | None:
         """`serverscheme` (http or https) of the node's docker config for `host` with its port; None when it does not say."""
         return self._node.scheme(host)
+
+    def _of_everybody(self, wanted: _Wanted) -> Candidates:
+        """Of every source but the request's secret, which names another registry or none."""
+        if wanted.caller.secrets:
+            wanted.remarks.texts.append(f"{_REQUEST_SOURCE} has nothing for {_name(wanted.reference)}")
+        token = partial(of_service_account, self._sources.tokens, wanted.reference, wanted.caller)
+        sources = (
+            Source(partial(self._of_pull_secrets, wanted)),
+            Source(token, is_at_hand=True),
+            *self._of_node(wanted),
+        )
+        return Candidates(sources, wanted.remarks)
 
     def _of_node(self, wanted: _Wanted) -> tuple[Source, ...]:
         providers = self._sources.providers
@@ -160,13 +176,13 @@ class Keychain:
         return stored if stored and self._may_use_node(wanted) else ()
 
     def _may_use_node(self, wanted: _Wanted) -> bool:
-        if wanted.is_of_node:
-            return True
         sources = self._sources
-        refusal = sources.node_access.refusal(wanted.reference, wanted.caller.pod, sources.has_pod_info)
-        if refusal:
-            self._remark(wanted, refusal)
-        return not refusal
+        for reference in wanted.narrowed:
+            refusal = sources.node_access.refusal(reference, wanted.caller.pod, sources.has_pod_info)
+            if refusal:
+                self._remark(wanted, refusal)
+                return False
+        return True
 
     def _remark(self, wanted: _Wanted, text: str) -> None:
         """Say it to whoever operates the node, and to the caller if the registry refuses the rest."""
@@ -181,8 +197,12 @@ class _Wanted:
     reference: Reference
     caller: Caller
     remarks: Remarks
-    is_of_node: bool = False
-    """The driver asks for itself."""
+    narrowed: tuple[Reference, ...]
+    """What the map of node credentials must give to the caller; nothing where the driver asks for itself."""
+
+
+def _alone(own: tuple[Credentials, ...], wanted: _Wanted) -> Candidates:
+    return Candidates((Source(lambda: own, is_at_hand=True),), wanted.remarks)
 
 
 def _name(reference: Reference) -> str:

@@ -79,6 +79,7 @@ class DynamicVolumes:
                     f"{spec.target} shows the dynamic volume {known.volume_id}", hint="unpublish it first"
                 )
             known.caller = spec.caller
+            known.has_lost_secrets = False
             return
         if not self._is_enabled():
             raise missing_model()
@@ -158,7 +159,8 @@ class DynamicVolumes:
     def _make(self, spec: DynamicSpec) -> None:
         volume = self._new(spec)
         pod = None if spec.caller.pod is None else asdict(spec.caller.pod)
-        record = {"volume_id": spec.volume_id, "target": spec.target, "pod": pod}
+        has_secrets = bool(spec.caller.secrets or spec.caller.tokens)
+        record = {"volume_id": spec.volume_id, "target": spec.target, "pod": pod, "has_secrets": has_secrets}
         empty_trash(*self._store.dynamic.discard(volume.key))  # what an unpublish left that could not end
         try:
             self._store.dynamic.create(volume.key, record, status_document(spec.volume_id))
@@ -198,6 +200,7 @@ class DynamicVolumes:
         except (KeyError, TypeError) as error:
             logger.warning("the record of the dynamic volume %s is not understood: %s", key, error)
             return None
+        volume.has_lost_secrets = bool(record.get("has_secrets"))
         return volume if volume.key == key else None
 
     def _new(self, spec: DynamicSpec) -> DynamicVolume:

@@ -228,7 +228,10 @@ def test_a_refused_credential_answers_only_its_owner(puller: Puller, store: Stor
 
 
 def test_a_proof_that_is_out_of_date_gives_way_to_the_callers_own(puller: Puller, store: Store) -> None:
-    """The repository was public when the first part was pulled, and is not any more: alice's secret gets the rest."""
+    """Credentials that a registry refuses a missing layer to are no longer accepted for what is here; the pod's other ones are asked.
+
+    The repository was public when the first part was pulled, and is not any more: alice's secret gets the rest.
+    """
     with FakeRegistry(auth=Auth.BASIC, users={"alice": User("s3cret")}) as registry:
         registry.content.push("models/tiny", "v1", FILES)
         registry.public.add("models/tiny")
@@ -413,7 +416,10 @@ def test_a_silent_registry_is_in_nobody_elses_way(puller: Puller, stalled: FakeR
 def test_a_dead_registry_keeps_nobody_waiting(
     make_puller: Callable[..., Puller], fake: FakeRegistry, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Its models wait for turns in turn, and another registry's is pulled meanwhile; they go on with what they had."""
+    """A registry that serves nothing, or a byte now and then, keeps no model of another registry from being pulled.
+
+    Its own models wait for turns in turn, and go on with what they had.
+    """
     monkeypatch.setattr(JobQueue, "idle_after_seconds", 0.2)
     puller = make_puller(PullLimits(jobs=1))
     with FakeRegistry() as dead:
@@ -433,7 +439,10 @@ def test_a_dead_registry_keeps_nobody_waiting(
 
 
 def test_never_is_never(puller: Puller, fake: FakeRegistry, reference: str) -> None:
-    """A pull that ended in the middle left what proves the right to it; the rest is not fetched, and what is whole is shown."""
+    """With `Never`, nothing is downloaded, and a model that is not on the node, or in part only, is NOT_FOUND.
+
+    A pull that ended in the middle left what proves the right to it; the rest is not fetched, and what is whole is shown.
+    """
     fake.faults.stall_after_bytes = 1 << 20
     with pytest.raises(PullPending):
         Pod(puller, reference, "first").pull(Patience(Deadline.after(0.3)))

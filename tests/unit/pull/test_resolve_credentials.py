@@ -121,7 +121,10 @@ def test_pull_secrets_prove_by_their_value(node: Node) -> None:
 
 @pytest.mark.parametrize("policy", ["IfNotPresent", "Never"])
 def test_without_the_api_server_a_refusal_is_not_final(node: Node, policy: str) -> None:
-    """The secrets that cannot be read now may be all that is lacking; the model is on the node."""
+    """While the API server is away, a pod whose imagePullSecrets cannot be read is not refused for good: the answer is UNAVAILABLE.
+
+    They may be all that is lacking.
+    """
     api = Api(secret(node.registry, "alice", "s3cret"))
     sources = Sources(api, has_pod_info=lambda: True)
     node.resolve(sources)

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import base64
 import contextlib
+import time
 import traceback
 
 import pytest
@@ -77,6 +78,15 @@ def test_entries_are_read_in_every_form(entry: dict[str, str], expected: Credent
 def test_keys_match_as_the_kubelet_matches_them(key: str, reference: str, expected: bool) -> None:
     """Scheme and API version do not matter, each label is a glob, the path is a prefix, the port must be equal."""
     assert ["u"] * expected == _users({key: {"username": "u", "password": "p"}}, reference)
+
+
+@pytest.mark.parametrize("host", ["*" + "a*" * 7 + "b", "a*" * 30 + "b", "*" + "[^b]" * 20_000 + "*c", "?*" * 20_000])
+def test_no_key_takes_long(host: str) -> None:
+    """A key is a pod's text, and the reference too: together they must not stop the driver (the seven stars took 19 s)."""
+    began = time.process_time()
+    found = _users({f"{host}.example.com": {"username": "u", "password": "p"}}, f"{'a' * 63}.example.com/m/x")
+
+    assert ([], True) == (found, time.process_time() - began < 5)
 
 
 def test_several_matches_are_tried_with_the_longest_first() -> None:

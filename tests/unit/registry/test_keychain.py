@@ -244,3 +244,46 @@ def test_secrets_are_in_no_text_of_a_caller(house: House) -> None:
     caller = Caller(secret("request"), POD, {"registry": "hunter2"})
 
     assert ["s3cret" in repr(caller), "hunter2" in repr(caller), "team-a" in repr(caller)] == [False, False, True]
+
+
+MIRROR = "mirror.example.com"
+
+
+@pytest.mark.parametrize(
+    ("namespaces", "expected"),
+    [
+        (None, ["plugin", "helper", "node", ""]),
+        ({HOST: ("team-a",), MIRROR: ("*",)}, ["plugin", "helper", "node", ""]),
+        ({HOST: ("vault",), "*": ("*",)}, [""]),
+        ({HOST: ("*",), MIRROR: ("vault",)}, [""]),
+        ({MIRROR: ("*",)}, [""]),
+    ],
+)
+def test_the_map_is_held_against_the_registry_that_a_mirror_stands_for(
+    house: House, namespaces: dict[str, tuple[str, ...]] | None, expected: list[str]
+) -> None:
+    """Else the node's credentials for the mirror would open what the map closes."""
+    house.plugin.answer({MIRROR: {"username": "plugin", "password": "s3cret"}}, duration="0s")
+    (house.directory / "config.json").write_text(
+        json.dumps(json.loads(secret("node", MIRROR)[".dockerconfigjson"]) | {"credsStore": "one"}), encoding="utf-8"
+    )
+    provider = replace(PROVIDER, match_images=(MIRROR,))
+    keychain = house.keychain(node_access=NodeAccess(namespaces), provider=provider, pull_secrets=None)
+    found = [credentials.username for credentials in keychain.at_mirror(MIRROR, REFERENCE, Caller({}, POD))]
+
+    assert expected == found
+
+
+@pytest.mark.parametrize(
+    ("hosts", "expected"),
+    [((HOST,), []), ((HOST, MIRROR), ["u"]), ((MIRROR,), ["u"]), (("elsewhere",), ["helper", ""])],
+)
+def test_a_secret_for_the_registry_is_the_only_source_at_its_mirror(
+    house: House, hosts: tuple[str, ...], expected: list[str]
+) -> None:
+    """Its own entries for the mirror, or the mirror is not asked: what is behind the secret is not tried there either."""
+    auths = {host: {"username": "u", "password": "s3cret"} for host in hosts}
+    caller = Caller({".dockerconfigjson": json.dumps({"auths": auths})}, POD)
+    found = house.keychain(pull_secrets=None).at_mirror(MIRROR, REFERENCE, caller)
+
+    assert expected == [credentials.username for credentials in found]
