@@ -111,7 +111,7 @@ def test_documents_live_as_long_as_the_artifact(puller: Puller, fake: FakeRegist
 
 
 def test_a_volume_stays_with_its_entry(puller: Puller, fake: FakeRegistry) -> None:
-    """A volume of an index stays with the entry that it was published with, although the tag leads to another index meanwhile."""
+    """A volume of an index stays with the entry that it was published with. The tag leads to another index meanwhile."""
     _, model = push_model_index(fake.content)
     reference = f"{fake.host}/models/tiny:index"
     pinned = Pod(puller, reference).resolve().artifact.digest
