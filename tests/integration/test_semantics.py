@@ -139,7 +139,7 @@ def test_volumes_outlive_the_driver(make_driver: MakeDriver, registry: FakeRegis
 
 @pytest.mark.parametrize("packed", list(Format), ids=lambda packed: packed.value)
 def test_every_file(driver: Driver, registry: FakeRegistry, packed: Format) -> None:
-    """A pod sees every file of the model, and no other file."""
+    """A pod sees every file of the model, unless its volume chooses, and no other file."""
     model = push(registry.content, "models/every", random_files(("every", packed), 3000, 0, 70_000), packed)
     target = published(driver, model.volume(registry.host, f"every-{packed.name}"))
 

@@ -37,6 +37,8 @@ class FileMetadata:
     """A base name (modctl) or the full path (AIKit); not yet normalised."""
     mode: int | None = None
     mtime_ns: int | None = None
+    size: int | None = None
+    """Of the file, not of the blob; not verified."""
     is_regular_file: bool = False
     """It describes one regular file."""
     has_files: bool = False
@@ -54,13 +56,14 @@ def parse_file_metadata(descriptor: Descriptor) -> FileMetadata:
         return FileMetadata()
     if not isinstance(value, dict):
         return FileMetadata()
-    name, mode, type_flag = value.get("name"), value.get("mode"), value.get("typeflag")
+    name, mode, type_flag, size = (value.get(key) for key in ("name", "mode", "typeflag", "size"))
     has_files = "files" in value
     is_number = isinstance(type_flag, int) and not isinstance(type_flag, bool)
     return FileMetadata(
         name=name if isinstance(name, str) and name else None,
         mode=mode & 0o777 if isinstance(mode, int) and not isinstance(mode, bool) and mode > 0 else None,
         mtime_ns=_parse_time(value.get("mtime")),
+        size=size if isinstance(size, int) and not isinstance(size, bool) and 0 <= size < _END_OF_TIME_NS else None,
         is_regular_file=not has_files and is_number and type_flag in _REGULAR_TYPE_FLAGS,
         has_files=has_files,
     )

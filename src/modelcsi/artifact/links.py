@@ -17,8 +17,10 @@ _MAX_STEPS = 1_000_000
 """Components walked for one tree, ten for each of a hundred thousand links. Only chains built on purpose need more."""
 
 
-def check_links(targets: Mapping[str, str], where_of: Mapping[str, str]) -> None:
-    """Refuse a tree in which a symbolic link leaves the root.
+def check_links(
+    targets: Mapping[str, str], where_of: Mapping[str, str], reason: str = "it leaves the artifact"
+) -> None:
+    """Refuse a tree in which a symbolic link leaves the root, for the `reason` that is told.
 
     `targets`: normalised path of each link -> its target; `where_of`: the layer it came by. Links that lead nowhere, or in
     circles, are harmless. Raises UnsupportedArtifact.
@@ -26,9 +28,7 @@ def check_links(targets: Mapping[str, str], where_of: Mapping[str, str]) -> None
     walker = _Walker(targets)
     for path, target in targets.items():
         if walker.leaves(path):
-            raise UnsupportedArtifact(
-                f"unsafe link {shown(path)} -> {shown(target)} in {where_of[path]}: it leaves the artifact"
-            )
+            raise UnsupportedArtifact(f"unsafe link {shown(path)} -> {shown(target)} in {where_of[path]}: {reason}")
 
 
 class _Walker:

@@ -1,17 +1,30 @@
-"""Which files of an artifact a volume wants: the two filters of the upstream driver, with its semantics exactly.
+"""Which files of an artifact a volume wants: those that each of these, in this order, wants.
 
-Patterns are gitignore patterns on the *base* name; the last that matches decides, `!` includes again, and any pattern that
-matches beats the weights flag (model-csi-driver, `pkg/service/model.go`).
+1. `sub_path`: it lies below this directory;
+2. `include`: the list names it, or is empty (gitignore patterns on full paths, see `gitignore`);
+3. `exclude`: the list does not name it;
+4. the two filters of the upstream driver, with its semantics exactly: gitignore patterns on the *base* name, of which the last that
+   matches decides, `!` includes again, and any that matches beats the weights flag (model-csi-driver, `pkg/service/model.go`).
+
+Paths are those of the artifact, also for the patterns of a selection with a `sub_path`.
 """
 
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Any
 
-from modelcsi.artifact.paths import base_name
+from modelcsi.artifact.gitignore import PatternList, pattern_list
+from modelcsi.artifact.paths import base_name, shown
 from modelcsi.artifact.patterns import Verdict, judge
 
+ROOT = "."
+"""As a `sub_path`: the artifact's own root, for kinds that would show another directory."""
+_SHOWN = 6
+_MAX_SHOWN = 300
+_ABOUT = "`modelcsi inspect` lists the artifact's files"
 _WEIGHT_INDEX = "model.safetensors.index.json"
 """Upstream drops it at the root only, where it describes the weights that are dropped with it."""
 
@@ -56,9 +69,54 @@ class Selection:
 
     exclude_weights: bool = False
     exclude_patterns: tuple[str, ...] = ()
+    """Upstream's, on base names."""
+    include: tuple[str, ...] = ()
+    exclude: tuple[str, ...] = ()
+    sub_path: str = ""
+    """A normalised directory of the artifact, which is shown as the root; empty: not said, ROOT: the artifact's own root."""
 
-    def wants(self, path: str, *, is_weight: bool) -> bool:
-        """Whether the file at a normalised path is wanted; `is_weight` is what its media type says."""
+    def wants(self, path: str, *, is_weight: bool, is_unnamed: bool = False) -> bool:
+        """Whether the file at a normalised path is wanted; `is_weight` is what its media type says.
+
+        `is_unnamed`: nobody gave the file its name. With a filter of its own on, upstream leaves out such a file: no
+        pattern could mean it.
+        """
+        if not self._is_below_sub_path(path) or (self.include and not pattern_list(self.include).names(path)):
+            return False
+        if self.exclude and pattern_list(self.exclude).names(path):
+            return False
+        return self._upstream_wants(path, is_weight=is_weight) and not (is_unnamed and self._has_upstream_filter)
+
+    def may_want_below(self, directory: str) -> bool:
+        """Whether a file at or below a normalised path can be wanted."""
+        root = self.root
+        if root and not (self._is_below_sub_path(directory) or f"{root}/".startswith(f"{directory}/")):
+            return False
+        return not (self.exclude and pattern_list(self.exclude).names_directory(directory))
+
+    @property
+    def root(self) -> str:
+        """The directory of the artifact that is shown as the root; empty: the artifact's own."""
+        return "" if self.sub_path == ROOT else self.sub_path
+
+    @property
+    def is_everything(self) -> bool:
+        """Whether no file can be unwanted, and each is shown where it is."""
+        return not self.root and not self.has_filter
+
+    @property
+    def has_filter(self) -> bool:
+        """Whether a file below `root` can be unwanted."""
+        return bool(self.include or self.exclude) or self._has_upstream_filter
+
+    @property
+    def _has_upstream_filter(self) -> bool:
+        return self.exclude_weights or bool(self.exclude_patterns)
+
+    def _is_below_sub_path(self, path: str) -> bool:
+        return not self.root or path.startswith(f"{self.root}/")
+
+    def _upstream_wants(self, path: str, *, is_weight: bool) -> bool:
         names = (base_name(path),)
         for pattern in reversed(self.exclude_patterns):
             verdict = judge(pattern, names)
@@ -66,15 +124,15 @@ class Selection:
                 return verdict is Verdict.INCLUDE
         return not (self.exclude_weights and (is_weight or has_weight_name(path)))
 
-    @property
-    def is_everything(self) -> bool:
-        """Whether no file can be unwanted."""
-        return not self.exclude_weights and not self.exclude_patterns
-
     def key(self) -> str:
-        """Text that is equal for equal selections, in this release and the next: views are named by it."""
+        """Text that is equal for equal selections, in this release and the next: views are named by it.
+
+        What is not used is not in it, so that the names of views stay when fields are added.
+        """
+        later = {"include": list(self.include), "exclude": list(self.exclude), "sub_path": self.sub_path}
         return json.dumps(
-            {"exclude_patterns": list(self.exclude_patterns), "exclude_weights": self.exclude_weights},
+            {"exclude_patterns": list(self.exclude_patterns), "exclude_weights": self.exclude_weights}
+            | {name: value for name, value in later.items() if value},
             sort_keys=True,
             separators=(",", ":"),
         )
@@ -83,15 +141,66 @@ class Selection:
     def from_key(cls, key: str) -> Selection:
         """The selection of which `key` is the text. Raises ValueError on any other text."""
         try:
-            fields = json.loads(key)
-            selection = cls(fields["exclude_weights"], tuple(fields["exclude_patterns"]))
-        except (TypeError, KeyError) as error:
+            fields: dict[str, Any] = json.loads(key)
+            selection = cls(
+                fields["exclude_weights"],
+                tuple(fields["exclude_patterns"]),
+                tuple(fields.get("include", ())),
+                tuple(fields.get("exclude", ())),
+                fields.get("sub_path", ""),
+            )
+        except (TypeError, KeyError, AttributeError) as error:
             raise ValueError(f"{key[:200]!r} is no selection") from error
         return selection
 
     def __str__(self) -> str:
         """What a message says of it."""
-        parts = ["excludeModelWeights"] if self.exclude_weights else []
-        if self.exclude_patterns:
-            parts.append(f"excludeFilePatterns {json.dumps(list(self.exclude_patterns), ensure_ascii=False)[:300]}")
+        parts = [f"subPath {shown(self.sub_path)}"] if self.sub_path else []
+        lists = {"include": self.include, "exclude": self.exclude}
+        parts += [f"{name} {_listed(patterns)}" for name, patterns in lists.items() if patterns]
+        parts += ["excludeModelWeights"] if self.exclude_weights else []
+        parts += [f"excludeFilePatterns {_listed(self.exclude_patterns)}"] if self.exclude_patterns else []
         return " and ".join(parts) or "everything"
+
+
+def idle_patterns(selection: Selection, paths: Iterable[str]) -> dict[str, list[str]]:
+    """By attribute, the patterns that match none of an artifact's files, each taken alone."""
+    known = list(paths)
+    lists = {"include": selection.include, "exclude": selection.exclude}
+    idle = {
+        name: [pattern for pattern in patterns if not any(map(PatternList([pattern.removeprefix("!")]).names, known))]
+        for name, patterns in lists.items()
+    }
+    idle["excludeFilePatterns"] = [
+        pattern
+        for pattern in selection.exclude_patterns
+        if all(judge(pattern, (base_name(path),)) is Verdict.NO_MATCH for path in known)
+    ]
+    return {name: patterns for name, patterns in idle.items() if patterns}
+
+
+def explain_nothing(selection: Selection, paths: Iterable[str]) -> tuple[str, str]:
+    """Message and hint when `selection` leaves nothing of an artifact that has files at these paths."""
+    known = sorted(paths)
+    root = selection.root
+    below = [path for path in known if path.startswith(f"{root}/")] if root else known
+    if root in known:
+        return f"subPath {shown(root)} is no directory", f"{_ABOUT}; include names files"
+    if root and not below:
+        directories = sorted({path.rpartition("/")[0] for path in known} - {""})
+        has = f"it has {_some(directories)}" if directories else "it has no directories"
+        return f"the artifact has no directory {shown(root)}", f"{_ABOUT}; {has}"
+    idle = [f"{name} {_some(patterns)}" for name, patterns in idle_patterns(selection, below).items()]
+    message = f"{selection} leaves nothing of the artifact"
+    if idle:
+        message += f": no file is matched by {' and '.join(idle)}"
+    return message, f"{_ABOUT}; it has {_some(below)}"
+
+
+def _listed(patterns: Iterable[str]) -> str:
+    return json.dumps(list(patterns), ensure_ascii=False)[:_MAX_SHOWN]
+
+
+def _some(texts: list[str]) -> str:
+    more = f" and {len(texts) - _SHOWN} more" if len(texts) > _SHOWN else ""
+    return ", ".join(map(shown, texts[:_SHOWN])) + more

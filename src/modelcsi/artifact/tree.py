@@ -17,7 +17,7 @@ from modelcsi.artifact.layer import Layer
 from modelcsi.artifact.links import check_links
 from modelcsi.artifact.members import MAX_MEMBERS, Member, MemberType
 from modelcsi.artifact.paths import shown
-from modelcsi.artifact.selection import Selection
+from modelcsi.artifact.selection import Selection, explain_nothing
 from modelcsi.errors import UnsupportedArtifact
 from modelcsi.oci.digest import Digest
 
@@ -40,7 +40,7 @@ class EntryType(enum.Enum):
 
 @dataclass(frozen=True, slots=True)
 class FileEntry:
-    """One entry of a tree. `layer` and `member` say where a file's bytes are."""
+    """One entry of a tree. `layer` and `member`, or `data`, say where a file's bytes are."""
 
     path: str
     type: EntryType
@@ -51,9 +51,13 @@ class FileEntry:
     """None: the artifact does not say."""
     target: str = ""
     layer: Digest | None = None
-    """Of a file; None for directories and symbolic links."""
+    """Of a file; None for directories, symbolic links and files with `data`."""
     member: int | None = None
     """None: the whole blob is the file; else its place among the members of that tar, never that of a hard link."""
+    sha256: str = field(default="", compare=False)
+    """Of a member that was kept; follows from `layer` and `member`. That of a whole blob is its digest."""
+    data: bytes | None = None
+    """All of a file that is in no layer."""
 
 
 @dataclass(frozen=True)
@@ -99,26 +103,31 @@ def wants_member(layer: Layer, member_path: str, selection: Selection) -> bool:
 
 
 def build_tree(artifact: Artifact, members: Mapping[Digest, Sequence[Member]], selection: Selection) -> FileTree:
-    """The tree of what `selection` wants of `artifact`.
+    """The tree of what `selection` wants of `artifact`, with the paths that it shows.
 
     `members` has all members, wanted or not, of each wanted tar, in the tar's order; an undecided layer is a tar if it is
     there. An entry of an undecided layer without `member` needs the blob itself. Raises UnsupportedArtifact for
-    conflicting paths, links that leave the artifact, and when nothing is left.
+    conflicting paths, links that leave what is shown, and when nothing is left.
     """
     builder = _Builder()
+    unread: list[str] = []
     for layer in artifact.layers:
-        if not _is_tar(layer, members.get(layer.digest)):
+        if layer.digest not in members and (layer.codec.is_tar and not _may_want(layer, selection)):
+            unread.append(layer.sole_member_path or layer.path or "")
+        elif not _is_tar(layer, members.get(layer.digest)):
             builder.add_file(layer)
-        elif layer.digest in members or _may_want(layer, selection):
+        else:
             builder.add_members(layer, members[layer.digest])
     builder.check_links()
-    if not builder.nodes:
+    if not builder.nodes and not unread:
         raise UnsupportedArtifact("; ".join(("the artifact has no content", *artifact.warnings[:3])))
     entries = builder.entries() if selection.is_everything else _selected(builder, selection)
     if not entries:
-        raise UnsupportedArtifact(
-            f"{selection} leaves nothing of the artifact", hint="check the attributes against the artifact's files"
-        )
+        files = [path for path, node in builder.nodes.items() if node.entry.type is not EntryType.DIRECTORY]
+        message, hint = explain_nothing(selection, filter(None, [*files, *unread]))
+        raise UnsupportedArtifact(message, hint=hint)
+    if selection.root:
+        entries = _shown_at_root(entries, selection.root)
     builder.warn_of_similar_names(entries)
     return FileTree(entries, (*artifact.warnings, *builder.warnings))
 
@@ -134,14 +143,16 @@ def _may_want(layer: Layer, selection: Selection) -> bool:
         return True
     if not layer.codec.is_tar:
         return _wants_file(layer, selection)
+    if any(root and not selection.may_want_below(root) for root in (layer.tar_root, layer.prefix)):
+        return False
     path = layer.sole_member_path
     return not layer.is_one_file or path is None or selection.wants(path, is_weight=layer.is_weight)
 
 
 def _wants_file(layer: Layer, selection: Selection) -> bool:
-    # With any filter on, upstream leaves out what nobody named: no pattern could mean it.
     path = layer.path
-    return path is not None and not layer.has_fallback_name and selection.wants(path, is_weight=layer.is_weight)
+    is_unnamed = layer.has_fallback_name
+    return path is not None and selection.wants(path, is_weight=layer.is_weight, is_unnamed=is_unnamed)
 
 
 @dataclass(frozen=True, slots=True)
@@ -160,7 +171,7 @@ class _Node:
     """A member whose bytes are recorded, wanted or not."""
 
     def is_wanted(self, selection: Selection) -> bool:
-        return not self.is_unnamed and selection.wants(self.entry.path, is_weight=self.is_weight)
+        return selection.wants(self.entry.path, is_weight=self.is_weight, is_unnamed=self.is_unnamed)
 
 
 @dataclass(slots=True)
@@ -175,7 +186,9 @@ class _Builder:
         if layer.path is None:
             raise UnsupportedArtifact(f"{layer.where} is a file without a name")
         if layer.has_fallback_name:
-            self.warn(f"{layer.where} has no name: its file is {shown(layer.path)}, and any filter leaves it out")
+            self.warn(
+                f"{layer.where} has no name: its file is {shown(layer.path)}, and upstream's filters leave it out"
+            )
         entry = FileEntry(
             layer.path,
             EntryType.FILE,
@@ -218,6 +231,7 @@ class _Builder:
                 member.mtime_ns,
                 layer=layer.digest,
                 member=number,
+                sha256=member.sha256 or "",
             )
             identity = member.sha256 or (layer.digest, number)
             self._enter(_Node(entry, layer.where, identity, is_weight, is_kept=bool(member.sha256)))
@@ -296,10 +310,12 @@ class _Builder:
 
 
 def _selected(builder: _Builder, selection: Selection) -> tuple[FileEntry, ...]:
-    """The wanted files and links and their parents; a directory without any was not asked for."""
+    """The wanted files and links and their parents; with a filter, a directory without any was not asked for."""
     kept: set[str] = set()
     for path, node in builder.nodes.items():
-        if node.entry.type is EntryType.DIRECTORY or not node.is_wanted(selection):
+        if node.entry.type is EntryType.DIRECTORY and selection.has_filter:
+            continue
+        if not node.is_wanted(selection):
             continue
         if node.source is not None and not (node.source.is_kept or node.source.is_wanted(selection)):
             target = node.source.entry.path
@@ -311,6 +327,22 @@ def _selected(builder: _Builder, selection: Selection) -> tuple[FileEntry, ...]:
             kept.add(parent)
             parent = parent.rpartition("/")[0]
     return tuple(builder.nodes[path].entry for path in sorted(kept))
+
+
+def _shown_at_root(entries: Iterable[FileEntry], root: str) -> tuple[FileEntry, ...]:
+    """What lies below a directory, as the tree of which it is the root. Raises UnsupportedArtifact for links that leave it."""
+    below = tuple(
+        replace(entry, path=entry.path.removeprefix(f"{root}/"))
+        for entry in entries
+        if entry.path.startswith(f"{root}/")
+    )
+    links = {entry.path: entry.target for entry in below if entry.type is EntryType.SYMLINK}
+    try:
+        check_links(links, dict.fromkeys(links, f"subPath {shown(root)}"), "it leaves what the volume shows")
+    except UnsupportedArtifact as error:
+        hint = "name a directory above it and its target, or leave the link out by exclude"
+        raise UnsupportedArtifact(error.message, hint=hint) from error
+    return below
 
 
 def _moved_member(layer: Layer, members: Sequence[Member]) -> int | None:

@@ -1,4 +1,7 @@
-"""`modelcsi inspect`: what a reference means, without fetching a layer."""
+"""`modelcsi inspect`: what a reference means, and what a choice of its files would download.
+
+Without fetching a layer, but for small tars, whose members no manifest names.
+"""
 
 from __future__ import annotations
 
@@ -6,60 +9,70 @@ import argparse
 import json
 import logging
 from collections.abc import Mapping
+from contextlib import suppress
 from typing import Any
 
-from modelcsi.artifact.artifact import Artifact, recognise
+from modelcsi.artifact.artifact import Artifact
+from modelcsi.artifact.facts import model_facts, producer_of
 from modelcsi.artifact.layer import Codec, Layer
 from modelcsi.artifact.paths import shown
+from modelcsi.artifact.selection import Selection
+from modelcsi.artifact.tree import FileEntry
 from modelcsi.cli.build import registry_of, settings_of_flags
+from modelcsi.cli.selection import selection_of
 from modelcsi.cli.terminal import draw_table
 from modelcsi.deadline import Deadline
-from modelcsi.errors import CorruptContent, Forbidden, ModelCsiError, Unauthenticated, UnsupportedArtifact
+from modelcsi.errors import Forbidden, ModelCsiError, Unauthenticated, UnsupportedArtifact
 from modelcsi.oci.descriptor import Descriptor
+from modelcsi.oci.digest import Digest
 from modelcsi.oci.manifest import MAX_CONFIG_BYTES, Index, Manifest, parse_json_object, parse_manifest
 from modelcsi.oci.reference import Reference
 from modelcsi.pack.classify import class_of_media_type
+from modelcsi.pull.documents import Recognised, Recogniser
+from modelcsi.pull.listing import Choice, Listing, base_files, list_artifact
+from modelcsi.pull.smallblob import read_small_blob
 from modelcsi.quantities import format_size
 from modelcsi.registry.caller import Caller
 from modelcsi.registry.client import Repository, ResolvedManifest
 
 _RESOLVE_SECONDS = 60.0
-_READ_BYTES = 1 << 20
 _EMPTY_CONFIG_BYTES = 2
 """`{}`: what AIKit and ORAS write."""
 _ID_CHARACTERS = 19
-_TEXT_FACTS = {
-    "name": ("descriptor", "name"),
-    "title": ("descriptor", "title"),
-    "version": ("descriptor", "version"),
-    "family": ("descriptor", "family"),
-    "vendor": ("descriptor", "vendor"),
-    "created": ("descriptor", "createdAt"),
-    "architecture": ("config", "architecture"),
-    "format": ("config", "format"),
-    "precision": ("config", "precision"),
-    "quantization": ("config", "quantization"),
-    "parameters": ("config", "paramSize"),
-}
+_LISTING_BYTES = 8 << 20
+"""Of tars that are read to list their files: what a person does not wait for."""
 
 
 def run_inspect(options: argparse.Namespace) -> int:
-    """Print what the manifest and the config of a reference say."""
+    """Print what the manifest, the config and the files of a reference are."""
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s: %(message)s")
     reference = Reference.parse(options.reference)
+    selection = selection_of(options)
     repository, resolved = _resolve(options, reference)
-    manifest = parse_manifest(resolved.content, resolved.media_type)
-    known = {
+    top = parse_manifest(resolved.content, resolved.media_type)
+    value: dict[str, Any] = {
         "reference": str(reference),
         "digest": str(resolved.digest),
-        "media_type": manifest.media_type,
-        "artifact_type": manifest.artifact_type,
+        "media_type": top.media_type,
+        "artifact_type": top.artifact_type,
     }
-    if isinstance(manifest, Index):
-        value = known | _describe_index(manifest)
-    else:
-        value = known | _describe(manifest, resolved, repository)
-    print(json.dumps(value, indent=2) if options.json else _text(value))
+    recognised, problem = _recognise(resolved, repository)
+    if isinstance(top, Index):
+        value |= {"kind": "index", "manifests": [_describe_entry(entry) for entry in top.manifests]}
+        value["child"] = None if recognised is None else str(recognised.artifact.digest)
+    manifest = parse_manifest(recognised.manifest) if recognised is not None else top
+    if isinstance(manifest, Manifest):
+        value |= _describe(manifest, recognised.artifact if recognised else None, repository)
+    value |= {"files": [], "files_complete": False, "unread_layers": [], "selection": None}
+    if recognised is not None:
+        try:
+            listing = list_artifact(recognised.artifact, repository, None if options.files else _LISTING_BYTES)
+            value |= _describe_files(listing, selection)
+        except UnsupportedArtifact as error:
+            problem = str(error)
+    if problem:
+        value["warnings"] = [f"cannot be mounted: {problem}"]
+    print(json.dumps(value, indent=2) if options.json else _text(value, is_chosen=selection != Selection()))
     return 0
 
 
@@ -77,51 +90,59 @@ def _resolve(options: argparse.Namespace, reference: Reference) -> tuple[Reposit
     raise first_refusal
 
 
-def _describe_index(index: Index) -> dict[str, Any]:
-    entries = [
-        {
-            "digest": str(entry.digest),
-            "media_type": entry.media_type,
-            "artifact_type": entry.artifact_type,
-            "platform": None if entry.platform is None else dict(entry.platform),
-            "size_bytes": entry.size,
-            "annotations": dict(entry.annotations),
-        }
-        for entry in index.manifests
-    ]
-    return {"kind": "index", "manifests": entries}
+class _Documents:
+    """What leads from an index to an artifact, from the registry."""
+
+    def __init__(self, repository: Repository) -> None:
+        self._repository = repository
+
+    def manifest(self, descriptor: Descriptor) -> bytes:
+        return self._repository.resolve(str(descriptor.digest), Deadline.after(_RESOLVE_SECONDS)).content
+
+    def config(self, descriptor: Descriptor) -> bytes:
+        return read_small_blob(self._repository, descriptor, Deadline.after(_RESOLVE_SECONDS))
 
 
-def _describe(manifest: Manifest, resolved: ResolvedManifest, repository: Repository) -> dict[str, Any]:
-    artifact, problem = _recognise(manifest, resolved)
-    sizes = {layer.digest: layer.size for layer in manifest.layers}
-    value: dict[str, Any] = {
-        "kind": artifact.kind if artifact else None,
-        "size_bytes": sum(sizes.values()),
-        "model": _facts(manifest.config, repository),
-    }
-    if artifact:
-        value["layers"] = [_describe_layer(layer.descriptor, layer) for layer in artifact.layers]
-        value["warnings"] = list(artifact.warnings)
-    else:
-        value["layers"] = [_describe_layer(descriptor, None) for descriptor in manifest.layers]
-        value["warnings"] = [f"cannot be mounted: {problem}"]
-    return value
-
-
-def _recognise(manifest: Manifest, resolved: ResolvedManifest) -> tuple[Artifact | None, str]:
+def _recognise(resolved: ResolvedManifest, repository: Repository) -> tuple[Recognised | None, str]:
     """What cannot be mounted is still shown: that is when people look."""
     try:
-        return recognise(manifest, resolved.digest), ""
+        return Recogniser().recognise(resolved.digest, resolved.content, _Documents(repository)), ""
     except UnsupportedArtifact as error:
         return None, str(error)
 
 
+def _describe_entry(entry: Descriptor) -> dict[str, Any]:
+    return {
+        "digest": str(entry.digest),
+        "media_type": entry.media_type,
+        "artifact_type": entry.artifact_type,
+        "platform": None if entry.platform is None else dict(entry.platform),
+        "size_bytes": entry.size,
+        "annotations": dict(entry.annotations),
+    }
+
+
+def _describe(manifest: Manifest, artifact: Artifact | None, repository: Repository) -> dict[str, Any]:
+    """What manifest and config say."""
+    config = _config(manifest.config, repository)
+    sizes = {layer.digest: layer.size for layer in manifest.layers}
+    layers: list[tuple[Descriptor, Layer | None]] = [(descriptor, None) for descriptor in manifest.layers]
+    if artifact is not None:
+        layers = [(layer.descriptor, layer) for layer in artifact.layers]
+    return {
+        "kind": artifact.kind if artifact else None,
+        "producer": producer_of(manifest, config),
+        "size_bytes": sum(sizes.values()),
+        "model": model_facts(config, manifest.annotations),
+        "config": None if manifest.config is None else str(manifest.config.digest),
+        "layers": [_describe_layer(descriptor, layer) for descriptor, layer in layers],
+    }
+
+
 def _describe_layer(descriptor: Descriptor, layer: Layer | None) -> dict[str, Any]:
-    file_class = class_of_media_type(descriptor.media_type)
     return {
         "path": None if layer is None else layer.path or layer.sole_member_path,
-        "class": file_class.value if file_class else "weight" if layer is not None and layer.is_weight else None,
+        "class": _class(descriptor, layer),
         "codec": None if layer is None else _codec_text(layer.codec),
         "size_bytes": descriptor.size,
         "digest": str(descriptor.digest),
@@ -129,53 +150,126 @@ def _describe_layer(descriptor: Descriptor, layer: Layer | None) -> dict[str, An
     }
 
 
+def _class(descriptor: Descriptor, layer: Layer | None) -> str | None:
+    file_class = class_of_media_type(descriptor.media_type)
+    return file_class.value if file_class else "weight" if layer is not None and layer.is_weight else None
+
+
 def _codec_text(codec: Codec) -> str:
     return ("tar" if codec.is_tar else "raw") + (f"+{codec.compression.value}" if codec.compression.value else "")
 
 
-def _facts(config: Descriptor | None, repository: Repository) -> dict[str, Any]:
-    """What the config says of the model; it is information, so one that cannot be understood says nothing."""
+def _config(config: Descriptor | None, repository: Repository) -> Mapping[str, Any]:
+    """The config, if it can be understood; it is information, so one that cannot be says nothing."""
     if config is None or not _EMPTY_CONFIG_BYTES < config.size <= MAX_CONFIG_BYTES:
         return {}
+    content = config.data
+    if content is None:
+        content = read_small_blob(repository, config, Deadline.after(_RESOLVE_SECONDS))
+    with suppress(UnsupportedArtifact):
+        return parse_json_object(content, "the config", MAX_CONFIG_BYTES)
+    return {}
+
+
+def _describe_files(listing: Listing, selection: Selection) -> dict[str, Any]:
+    """The files, and what the selection makes of them."""
+    warnings = list(listing.artifact.warnings)
     try:
-        document = parse_json_object(_read(config, repository), "the config", MAX_CONFIG_BYTES)
-    except UnsupportedArtifact:
-        return {}
-    facts: dict[str, Any] = {}
-    for name, (section, key) in _TEXT_FACTS.items():
-        values = document.get(section)
-        if isinstance(values, Mapping) and isinstance(values.get(key), str) and values[key]:
-            facts[name] = values[key]
-    descriptor = document.get("descriptor")
-    licenses = descriptor.get("licenses") if isinstance(descriptor, Mapping) else None
-    if isinstance(licenses, list) and licenses:
-        facts["licenses"] = [item for item in licenses if isinstance(item, str)]
-    return facts
+        files = base_files(listing, selection)
+    except UnsupportedArtifact as error:
+        files = ()
+        warnings.append(f"cannot be mounted: {error}")
+    choice = listing.choice(selection)
+    if choice.problem and files:
+        warnings.append(f"cannot be mounted so: {choice.problem}")
+    by_digest = {layer.digest: layer for layer in listing.artifact.layers}
+    return {
+        "files": [_describe_file(entry, choice, by_digest) for entry in files],
+        "files_complete": not listing.unread,
+        "unread_layers": sorted(map(str, listing.unread)),
+        "selection": {
+            "text": str(selection),
+            "files": len(choice.paths),
+            "size_bytes": choice.size_bytes,
+            "download_bytes": choice.download_bytes,
+            "layers": [str(digest) for digest in by_digest if digest in choice.layers],
+            "unmatched_patterns": choice.idle_patterns,
+        },
+        "warnings": warnings,
+    }
 
 
-def _read(descriptor: Descriptor, repository: Repository) -> bytes:
-    if descriptor.data is not None:
-        return descriptor.data
-    with repository.open_blob(descriptor) as stream:
-        content = b"".join(iter(lambda: stream.read(_READ_BYTES), b""))
-    if not descriptor.digest.matches(content):
-        raise CorruptContent(f"the config {descriptor.digest} has other bytes than its digest says")
-    return content
+def _describe_file(entry: FileEntry, choice: Choice, by_digest: Mapping[Digest, Layer]) -> dict[str, Any]:
+    layer = None if entry.layer is None else by_digest[entry.layer]
+    return {
+        "path": entry.path,
+        "type": entry.type.value,
+        "size_bytes": entry.size,
+        "class": None if layer is None else _class(layer.descriptor, layer),
+        "codec": None if layer is None else _codec_text(layer.codec),
+        "layer": None if layer is None else str(layer.digest),
+        "target": entry.target or None,
+        "wanted": entry.path in choice.paths,
+    }
 
 
-def _text(value: dict[str, Any]) -> str:
+def _text(value: dict[str, Any], *, is_chosen: bool) -> str:
     lines = [f"{value['reference']}", f"  digest       {value['digest']}"]
     kind = value["kind"] or "not a model that can be mounted"
     lines.append(f"  kind         {kind} ({value['artifact_type'] or value['media_type']})")
-    if value["kind"] == "index":
-        rows = [
-            [entry["digest"], _platform(entry["platform"]), entry["artifact_type"] or entry["media_type"]]
-            for entry in value["manifests"]
+    if "manifests" in value:
+        lines += _index_lines(value)
+    if "layers" in value:
+        lines += [f"  producer     {_printable(value['producer'])}"] if value["producer"] else []
+        lines.append(f"  size         {format_size(value['size_bytes'])} in {len(value['layers'])} layers")
+        for name, fact in value["model"].items():
+            lines.append(f"  {name:12s} {_printable(', '.join(fact) if isinstance(fact, list) else fact)}")
+        lines += _file_lines(value, is_chosen=is_chosen) if value["files"] else _layer_lines(value)
+        lines += _unread_lines(value)
+    if value["selection"] is not None and is_chosen:
+        lines += _selection_lines(value["selection"])
+    return "\n".join([*lines, *(f"warning: {warning}" for warning in value["warnings"])])
+
+
+def _index_lines(value: dict[str, Any]) -> list[str]:
+    rows = [
+        [
+            entry["digest"],
+            _platform(entry["platform"]),
+            entry["artifact_type"] or entry["media_type"],
+            "this one" if entry["digest"] == value["child"] else "",
         ]
-        return "\n".join([*lines, "", draw_table(["DIGEST", "PLATFORM", "TYPE"], rows) if rows else "  no entries"])
-    lines.append(f"  size         {format_size(value['size_bytes'])} in {len(value['layers'])} layers")
-    for name, fact in value["model"].items():
-        lines.append(f"  {name:12s} {_printable(', '.join(fact) if isinstance(fact, list) else fact)}")
+        for entry in value["manifests"]
+    ]
+    table = draw_table(["DIGEST", "PLATFORM", "TYPE", "MOUNTED"], rows) if rows else "  no entries"
+    return ["", table, *([""] if "layers" in value else [])]
+
+
+def _file_lines(value: dict[str, Any], *, is_chosen: bool) -> list[str]:
+    rows = [
+        [
+            _printable(file["path"]),
+            format_size(file["size_bytes"]) if file["type"] == "file" else f"-> {_printable(file['target'])}",
+            file["codec"] or "",
+            file["class"] or "",
+            (file["layer"] or "")[:_ID_CHARACTERS],
+            *(["yes" if file["wanted"] else "no"] if is_chosen else []),
+        ]
+        for file in value["files"]
+    ]
+    titles = ["PATH", "SIZE", "CODEC", "CLASS", "DIGEST", *(["WANTED"] if is_chosen else [])]
+    return ["", draw_table(titles, rows)]
+
+
+def _unread_lines(value: dict[str, Any]) -> list[str]:
+    if not value["unread_layers"]:
+        return []
+    sizes = {layer["digest"]: layer["size_bytes"] for layer in value["layers"]}
+    size = format_size(sum(sizes[digest] for digest in value["unread_layers"]))
+    return [f"tars whose files are not listed: {len(value['unread_layers'])}, of {size} in all; --files reads them"]
+
+
+def _layer_lines(value: dict[str, Any]) -> list[str]:
     rows = [
         [
             _printable(layer["path"] or "(many files)" if layer["codec"] else ""),
@@ -186,9 +280,19 @@ def _text(value: dict[str, Any]) -> str:
         ]
         for layer in value["layers"]
     ]
-    lines += ["", draw_table(["PATH", "SIZE", "CODEC", "CLASS", "DIGEST"], rows)] if rows else []
-    lines += [f"warning: {warning}" for warning in value["warnings"]]
-    return "\n".join(lines)
+    return ["", draw_table(["PATH", "SIZE", "CODEC", "CLASS", "DIGEST"], rows)] if rows else []
+
+
+def _selection_lines(told: dict[str, Any]) -> list[str]:
+    lines = [
+        "",
+        f"{told['text']}",
+        f"  shows        {told['files']} files, {format_size(told['size_bytes'])}",
+        f"  downloads    {format_size(told['download_bytes'])} in {len(told['layers'])} layers",
+    ]
+    for name, patterns in told["unmatched_patterns"].items():
+        lines.append(f"  unmatched    {name} {_printable(', '.join(patterns))}")
+    return lines
 
 
 def _platform(platform: Mapping[str, str] | None) -> str:

@@ -164,12 +164,27 @@ def _add_model_commands(commands: _Commands) -> None:
     )
     pull.add_argument("reference", metavar="REF", help="registry/repository:tag, or @sha256:…")
     pull.add_argument("directory", type=Path, metavar="DIR", help="new or empty, such as a mounted volume")
-    pull.add_argument("--exclude-model-weights", action="store_true", help="leave the weights out")
     pull.add_argument(
-        "--exclude-file-patterns", default="", metavar="JSON", help='gitignore patterns, such as ["*.bin"]'
+        "--layout",
+        choices=("files", "huggingface-hub"),
+        default="files",
+        help="how DIR is arranged: as the artifact, or as a cache of the Hugging Face Hub (HF_HUB_CACHE)",
     )
-    inspect = _command(commands, "inspect", _inspect, "show what a reference means: kind, digest, layers, files")
+    pull.add_argument(
+        "--model-name", default="", metavar="ORG/NAME", help="in that cache (default: the end of the reference's path)"
+    )
+    inspect = _command(
+        commands,
+        "inspect",
+        _inspect,
+        "show what a reference means: kind, producer, model, files, digests\n\n"
+        "With the flags that choose files: what a pull with them would download. Tars are read to list their files\n"
+        "while that takes at most 8 MiB; with --files they all are.",
+    )
     inspect.add_argument("reference", metavar="REF", help="registry/repository:tag, or @sha256:…")
+    inspect.add_argument("--files", action="store_true", help="read every tar, however large, to list its files")
+    for parser in (pull, inspect):
+        _add_selection_flags(parser)
     for parser in (push, pull, inspect, pack):
         parser.add_argument(
             "--docker-config",
@@ -179,6 +194,19 @@ def _add_model_commands(commands: _Commands) -> None:
         )
         parser.add_argument("--registry-config", type=Path, metavar="DIR", help="containerd-style certs.d directory")
         parser.add_argument("--json", action="store_true", help="print the result as JSON")
+
+
+def _add_selection_flags(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group(
+        "which files", "PATTERNS: gitignore patterns, a JSON array or separated by commas"
+    )
+    group.add_argument("--include", default="", metavar="PATTERNS", help="only files whose full paths match")
+    group.add_argument("--exclude", default="", metavar="PATTERNS", help="without files whose full paths match")
+    group.add_argument("--sub-path", default="", metavar="DIR", help="only this directory, as the root")
+    group.add_argument("--exclude-model-weights", action="store_true", help="leave the weights out")
+    group.add_argument(
+        "--exclude-file-patterns", default="", metavar="JSON", help='leave base names out, such as ["*.bin"]'
+    )
 
 
 def _add_node_commands(commands: _Commands) -> None:

@@ -14,6 +14,7 @@ from contextlib import closing
 from pathlib import Path
 
 from modelcsi.cli.build import registry_of, settings_of_flags
+from modelcsi.cli.selection import selection_of, value_of
 from modelcsi.cli.terminal import ProgressLine
 from modelcsi.deadline import Deadline
 from modelcsi.errors import (
@@ -35,7 +36,7 @@ from modelcsi.pull.resolve import Resolved, Wish
 from modelcsi.quantities import format_seconds, format_size
 from modelcsi.store.durable import remove_tree
 from modelcsi.store.store import Store
-from modelcsi.volume.spec import parse_selection
+from modelcsi.volume.values import layout_of, parse_model_name
 
 _OWNER = "modelcsi pull"
 _HIDDEN = ".modelcsi-pull"
@@ -50,14 +51,16 @@ def run_pull(options: argparse.Namespace) -> int:
     """Pull an artifact's files into a new or empty directory."""
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s: %(message)s")
     directory = _resolved(options.directory)
-    selection = parse_selection(exclude_weights=options.exclude_model_weights, patterns=options.exclude_file_patterns)
-    wish = Wish(Reference.parse(options.reference), PullPolicy.ALWAYS, selection)
+    reference = Reference.parse(options.reference)
+    model_name = value_of("--model-name", parse_model_name, options.model_name) if options.model_name else ""
+    layout = layout_of(options.layout, model_name, reference)
+    wish = Wish(reference, PullPolicy.ALWAYS, selection_of(options), layout=layout)
     directory.parent.mkdir(parents=True, exist_ok=True)
     root = _store_root(directory)
     began = time.monotonic()
     _remove_spent(root)
     digest = _pull(wish, directory, root, options)
-    size = sum(path.lstat().st_size for path in directory.rglob("*") if path.is_file())
+    size = sum(path.lstat().st_size for path in directory.rglob("*") if path.is_file() and not path.is_symlink())
     result = {
         "reference": str(wish.reference),
         "digest": str(digest),

@@ -25,7 +25,6 @@ from modelcsi.pull.sources import Sources
 from modelcsi.pull.transfer import Stopped
 from modelcsi.registry.client import Repository
 from modelcsi.store.store import Store
-from modelcsi.store.views import view_id
 
 logger = logging.getLogger(__name__)
 
@@ -44,8 +43,9 @@ class PullJob:
         self.reference = wish.reference
         self.artifact = resolved.artifact
         self.selection = wish.selection
+        self._layout = wish.layout
         self.layers = wanted_layers(resolved.artifact, wish.selection)
-        self.view = view_id(self.artifact.digest, wish.selection.key())
+        self.view = wish.view_of(self.artifact.digest)
         self.progress = Progress(sum(layer.size for layer in self.layers))
         self.layer_log = LayerLog(len(self.layers))
         self.began_at = time.time()
@@ -68,7 +68,7 @@ class PullJob:
     def key(resolved: Resolved) -> Hashable:
         """Jobs with equal keys are one job. The repository is part of it: another one must prove the blobs itself."""
         repository = resolved.repository
-        return (resolved.artifact.digest, resolved.wish.selection.key(), repository.host, repository.name)
+        return (resolved.wish.view_of(resolved.artifact.digest), repository.host, repository.name)
 
     def join(self, owner: str, repository: Repository) -> bool:
         """`owner` wants the job, and brings its proven credentials; False when it is too late, and a new job is needed."""
@@ -205,13 +205,14 @@ class PullJob:
         )
         for warning in (*self.artifact.warnings, *tree.warnings):
             logger.warning("%s: %s", self.reference, warning)
-        return self._build_view(tree)
+        return self._build_view(self._layout.arrange(tree, self.artifact.digest))
 
     def _build_view(self, tree: FileTree) -> Path:
         origin = {
             "manifest": str(self.artifact.digest),
             "reference": str(self.reference),
             "selection": self.selection.key(),
+            "layout": self._layout.key,
             "size_bytes": str(tree.size_bytes),
             "files": str(len(tree.entries)),
         }

@@ -28,7 +28,6 @@ from modelcsi.registry.client import Registry
 from modelcsi.registry.credentials import Keychain
 from modelcsi.store.records import ArtifactRecord
 from modelcsi.store.store import Store
-from modelcsi.store.views import view_id
 
 logger = logging.getLogger(__name__)
 
@@ -126,7 +125,7 @@ class Puller:
         self._store.collector.keep(record, [*(layer.digest for layer in layers), *resolved.documents], owner)
         for digest, content in resolved.documents.items():  # another tag may have led here by other ones
             self._store.content.keep_manifest(digest, content)
-        view = view_id(artifact.digest, wish.selection.key())
+        view = wish.view_of(artifact.digest)
         path = self._store.views.path(view)
         if path is not None and self._is_proven(resolved):
             return PulledView(view, path)

@@ -20,6 +20,7 @@ from dataclasses import dataclass, field
 from itertools import chain
 
 from modelcsi.artifact.artifact import Artifact
+from modelcsi.artifact.layouts import Layout
 from modelcsi.artifact.selection import Selection
 from modelcsi.deadline import Deadline
 from modelcsi.errors import (
@@ -41,6 +42,7 @@ from modelcsi.registry.caller import Caller
 from modelcsi.registry.client import Registry, Repository
 from modelcsi.registry.credentials import ANONYMOUS, Candidates, Credentials, Keychain
 from modelcsi.store.store import Store
+from modelcsi.store.views import view_id
 
 logger = logging.getLogger(__name__)
 
@@ -51,7 +53,7 @@ _REFERRERS_TAG = re.compile(r"sha256-[0-9a-f]{64}|sha512-[0-9a-f]{64,128}")
 
 @dataclass(frozen=True, slots=True)
 class Wish:
-    """What a caller wants: an artifact, or the part of it that `selection` leaves.
+    """What a caller wants: an artifact, or the part of it that `selection` leaves, in a layout.
 
     `pinned` is the digest that this very publication was resolved to before: a tag does not move under a volume.
     """
@@ -61,6 +63,11 @@ class Wish:
     selection: Selection = field(default_factory=Selection)
     caller: Caller = field(default_factory=Caller)
     pinned: Digest | None = None
+    layout: Layout = Layout()
+
+    def view_of(self, manifest: Digest) -> str:
+        """The name of the view that shows the wish, once it was resolved to `manifest`."""
+        return view_id(manifest, self.selection.key(), self.layout.key)
 
 
 @dataclass(frozen=True, slots=True)

@@ -91,8 +91,7 @@ class Unpacker:
     def _refuse_bomb(self, size: int, codec: Codec) -> None:
         """Members that nobody wants count too: they cost no space, but hours."""
         self._unpacked += size
-        is_bomb = self._unpacked > max(_EXPANSION_FLOOR_BYTES, _EXPANSION_FACTOR * self._layer.size)
-        if codec.compression is not Compression.NONE and is_bomb:
+        if codec.compression is not Compression.NONE and is_bomb(self._unpacked, self._layer.size):
             raise UnsupportedArtifact(
                 f"{self._where} unpacks to over {self._unpacked} bytes from {self._layer.size}: refused as a decompression bomb"
             )
@@ -121,6 +120,11 @@ def missing_members(layer: Layer, members: tuple[Member, ...], selection: Select
     has_links = any(member.type is MemberType.HARDLINK for member in wanted)
     needed = members if has_links else wanted
     return any(member.type is MemberType.FILE and not member.sha256 for member in needed)
+
+
+def is_bomb(unpacked_bytes: int, layer_bytes: int) -> bool:
+    """Whether a compressed layer has grown beyond what any honest one does."""
+    return unpacked_bytes > max(_EXPANSION_FLOOR_BYTES, _EXPANSION_FACTOR * layer_bytes)
 
 
 def peek(pieces: Iterator[bytes]) -> tuple[bytes, Iterator[bytes]]:

@@ -112,6 +112,9 @@ class Views:
 
     def _link(self, entry: FileEntry, parent_fd: int) -> None:
         name = entry.path.rpartition("/")[2]
+        if entry.data is not None:
+            _write(entry.data, name, parent_fd, entry.mode)
+            return
         assert entry.layer is not None, "a file's bytes are in a layer"
         if entry.member is None:
             source = self._layout.blob(entry.layer)
@@ -191,9 +194,22 @@ def _link_or_copy(source: Path, name: str, parent_fd: int, mode: int) -> None:
         _copy(source, name, parent_fd, mode)
 
 
+def _write(data: bytes, name: str, parent_fd: int, mode: int) -> None:
+    with os.fdopen(_create(name, parent_fd), "wb") as file:
+        file.write(data)
+        file.flush()
+        os.fchmod(file.fileno(), mode)
+        os.utime(file.fileno(), ns=(0, 0))
+        os.fsync(file.fileno())
+
+
+def _create(name: str, parent_fd: int) -> int:
+    return os.open(name, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600, dir_fd=parent_fd)
+
+
 def _copy(source: Path, name: str, parent_fd: int, mode: int) -> None:
     with source.open("rb") as reader, contextlib.ExitStack() as stack:
-        fd = os.open(name, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600, dir_fd=parent_fd)
+        fd = _create(name, parent_fd)
         stack.callback(os.close, fd)
         status = os.fstat(reader.fileno())
         remaining = status.st_size

@@ -18,7 +18,7 @@ from modelcsi.artifact.selection import Selection
 from modelcsi.errors import InvalidRequest
 from modelcsi.oci.reference import Reference
 from modelcsi.pull.progress import LayerMoment
-from modelcsi.volume.spec import parse_selection
+from modelcsi.volume.values import parse_patterns
 
 MountId = NewType("MountId", str)
 
@@ -88,10 +88,9 @@ def parse_mount_request(body: bytes) -> MountRequest:
         raise InvalidRequest("reference is invalid: it is empty")
     _flag(fields, "check_disk_quota")  # both values mean the same: space is always checked
     patterns = fields.get("exclude_file_patterns")
-    selection = parse_selection(
+    selection = Selection(
         exclude_weights=_flag(fields, "exclude_model_weights"),
-        patterns=json.dumps([] if patterns is None else patterns),
-        name="exclude_file_patterns",
+        exclude_patterns=_patterns(json.dumps([] if patterns is None else patterns)),
     )
     return MountRequest(mount_id, reference, Reference.parse(reference), selection)
 
@@ -161,6 +160,13 @@ def _text(fields: Mapping[str, Any], name: str) -> str:
     if not isinstance(value, str):
         raise InvalidRequest(f"invalid JSON body: {name} is not text")
     return value.strip()
+
+
+def _patterns(text: str) -> tuple[str, ...]:
+    try:
+        return parse_patterns(text)
+    except ValueError as error:
+        raise InvalidRequest(f"the value of exclude_file_patterns, {text[:200]!r}, {error}") from error
 
 
 def _flag(fields: Mapping[str, Any], name: str) -> bool:

@@ -14,21 +14,28 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, NewType
 
+from modelcsi.artifact.layouts import FILES, Layout
 from modelcsi.artifact.selection import Selection
 from modelcsi.errors import InvalidRequest
 from modelcsi.oci.reference import Reference
 from modelcsi.pull.policy import PullPolicy
 from modelcsi.registry.caller import Caller, Pod
 from modelcsi.volume.tokens import split_tokens
+from modelcsi.volume.values import (
+    layout_of,
+    parse_bool,
+    parse_choice,
+    parse_layout,
+    parse_model_name,
+    parse_pattern_list,
+    parse_patterns,
+    parse_sub_path,
+    parse_text,
+)
 
 VolumeId = NewType("VolumeId", str)
 
 _POD_PREFIX = "csi.storage.k8s.io/"
-_MAX_PATTERNS = 256
-_MAX_PATTERN_BYTES = 1024
-"""Every file of an artifact is held against every pattern. The longest name of a file is a quarter of this."""
-_TRUE = frozenset({"1", "t", "T", "TRUE", "true", "True"})
-_FALSE = frozenset({"0", "f", "F", "FALSE", "false", "False"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +47,7 @@ class VolumeSpec:
     reference: Reference
     pull_policy: PullPolicy
     selection: Selection
+    layout: Layout = Layout()
     secrets: Mapping[str, str] = field(default_factory=dict, repr=False, compare=False)
     pod: Pod | None = field(default=None, compare=False)
     tokens: Mapping[str, str] = field(default_factory=dict, repr=False, compare=False)
@@ -47,7 +55,10 @@ class VolumeSpec:
     @property
     def arguments(self) -> str:
         """Canonical text of what must not differ when the same volume is published at the same target again."""
-        return json.dumps([str(self.reference), self.pull_policy.value, json.loads(self.selection.key())])
+        arranged = (
+            [self.layout.key] if self.layout != Layout() else []
+        )  # records of releases without layouts stay equal
+        return json.dumps([str(self.reference), self.pull_policy.value, json.loads(self.selection.key()), *arranged])
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,7 +102,11 @@ def parse_spec(
         selection=Selection(
             exclude_weights=values.get("excludeModelWeights", False),
             exclude_patterns=values.get("excludeFilePatterns", ()),
+            include=values.get("include", ()),
+            exclude=values.get("exclude", ()),
+            sub_path=values.get("subPath", ""),
         ),
+        layout=layout_of(values.get("layout", FILES), values.get("modelName", ""), reference),
         secrets=secrets,
         pod=_pod(attributes),
         tokens=tokens,
@@ -105,14 +120,6 @@ def _check_dynamic(values: Mapping[str, Any]) -> None:
             f"the volume has {', '.join(names)} and no modelRef",
             hint="set modelRef; a dynamic volume takes no attributes, its pod chooses for each model",
         )
-
-
-def parse_selection(*, exclude_weights: bool, patterns: str, name: str = "--exclude-file-patterns") -> Selection:
-    """The selection that a command's flags mean, or the fields of another request. Raises InvalidRequest."""
-    try:
-        return Selection(exclude_weights=exclude_weights, exclude_patterns=_parse_patterns(patterns))
-    except ValueError as error:
-        raise InvalidRequest(f"the value of {name}, {patterns[:200]!r}, {error}") from error
 
 
 def check_parameters(parameters: Mapping[str, str], service_name: str) -> None:
@@ -131,68 +138,25 @@ def check_parameters(parameters: Mapping[str, str], service_name: str) -> None:
             "the StorageClass has no modelRef",
             hint=f"set parameters.modelRef, or {service_name}/reference, to the model",
         )
-    Reference.parse(values["modelRef"])
-
-
-def _parse_bool(text: str) -> bool:
-    """Go's strconv.ParseBool, which upstream uses."""
-    if text in _TRUE or text in _FALSE:
-        return text in _TRUE
-    raise ValueError("is not a boolean: write true or false")
-
-
-def _parse_patterns(text: str) -> tuple[str, ...]:
-    try:
-        value = json.loads(text) if text else []
-    except (ValueError, RecursionError) as error:
-        raise ValueError(f'is not a JSON array of strings, such as ["*.bin", "!keep.bin"]: {error}') from error
-    if not isinstance(value, list) or not all(isinstance(item, str) for item in value):
-        raise ValueError('is not a JSON array of strings, such as ["*.bin", "!keep.bin"]')
-    if len(value) > _MAX_PATTERNS:
-        raise ValueError(f"has over {_MAX_PATTERNS} patterns")
-    for pattern in value:
-        _check_pattern(pattern)
-    return tuple(value)
-
-
-def _check_pattern(pattern: str) -> None:
-    try:
-        size = len(pattern.encode())
-    except UnicodeEncodeError as error:  # JSON can escape half a surrogate pair
-        raise ValueError(f"has a pattern that is not Unicode text: {pattern[:50]!a}") from error
-    if size > _MAX_PATTERN_BYTES:
-        raise ValueError(f"has a pattern of over {_MAX_PATTERN_BYTES} bytes: {pattern[:50]!r}…")
-
-
-def _parse_choice(*choices: str) -> Callable[[str], str]:
-    def parse(text: str) -> str:
-        if text not in choices:
-            nearest = difflib.get_close_matches(text, choices, 1, 0.0)
-            raise ValueError(
-                f"must be one of {', '.join(choices)}" + (f"; did you mean {nearest[0]}?" if nearest else "")
-            )
-        return text
-
-    return parse
-
-
-def _parse_text(text: str) -> str:
-    if not text:
-        raise ValueError("is empty")
-    return text
+    layout_of(values.get("layout", FILES), values.get("modelName", ""), Reference.parse(values["modelRef"]))
 
 
 _ATTRIBUTES: dict[str, Callable[[str], Any]] = {
-    "modelRef": _parse_text,
-    "pullPolicy": _parse_choice(*(policy.value for policy in PullPolicy)),
-    "mountMode": _parse_choice("bind"),
-    "excludeModelWeights": _parse_bool,
-    "excludeFilePatterns": _parse_patterns,
+    "modelRef": parse_text,
+    "pullPolicy": parse_choice(*(policy.value for policy in PullPolicy)),
+    "mountMode": parse_choice("bind"),
+    "include": parse_pattern_list,
+    "exclude": parse_pattern_list,
+    "excludeModelWeights": parse_bool,
+    "excludeFilePatterns": parse_patterns,
+    "subPath": parse_sub_path,
+    "layout": parse_layout,
+    "modelName": parse_model_name,
     # Upstream's StorageClass parameters, which its controller and ours hand on as a volume's attributes. They change
     # nothing: there is one type, space is always checked, and any node can pull.
-    "type": _parse_choice("image"),
-    "checkDiskQuota": _parse_bool,
-    "nodeIp": _parse_text,
+    "type": parse_choice("image"),
+    "checkDiskQuota": parse_bool,
+    "nodeIp": parse_text,
 }
 """Each attribute and its parser: the one place where an attribute is added."""
 

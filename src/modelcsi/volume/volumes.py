@@ -21,6 +21,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
+from modelcsi.artifact.layouts import FILES
 from modelcsi.deadline import Deadline
 from modelcsi.errors import AlreadyPublished, FinalError, NotFound, OperationPending, StoreFull, TransientError
 from modelcsi.oci.digest import Digest
@@ -243,7 +244,7 @@ class Volumes:
     def _publish(self, spec: VolumeSpec, record: PublicationRecord, patience: Patience) -> None:
         pinned = Digest.parse(record.manifest) if record.manifest else None
         caller = Caller(spec.secrets, spec.pod, spec.tokens)
-        wish = Wish(spec.reference, spec.pull_policy, spec.selection, caller, pinned)
+        wish = Wish(spec.reference, spec.pull_policy, spec.selection, caller, pinned, spec.layout)
         with self._slots.waiting(patience), self._departures.watching(spec.pod, patience):
             resolved = self._puller.resolve(wish, patience)
             digest = resolved.artifact.digest
@@ -281,7 +282,8 @@ class Volumes:
                 self._forget(record)
                 continue
             origin = self._store.views.record(record.view) or {}
-            if record.volume_id or origin.get("selection") != spec.selection.key():
+            shows = (origin.get("selection"), origin.get("layout", FILES))
+            if record.volume_id or shows != (spec.selection.key(), spec.layout.key):
                 raise AlreadyPublished(
                     f"{spec.target} shows {record.reference} with other arguments",
                     hint="unpublish it first; a volume's attributes cannot change while it is mounted",

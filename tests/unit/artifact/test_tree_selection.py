@@ -99,3 +99,57 @@ def test_nothing_is_an_error(members: list[Member]) -> None:
     match = r'excludeModelWeights and excludeFilePatterns \["x"\] leaves nothing' if members else "no content"
     with pytest.raises(UnsupportedArtifact, match=match):
         tree(members, selection=selection)
+
+
+def test_a_directory_shown_as_root() -> None:
+    """Its files, links and directories, empty ones too; nothing else."""
+    members = [file("a/b/x"), directory("a/b/empty"), symlink("a/b/l", "x"), file("a/y"), file("ab/z")]
+
+    assert ["empty/", "l", "x"] == paths(tree(members, selection=Selection(sub_path="a/b")))
+
+
+def test_patterns_leave_out_empty_directories_below_a_root() -> None:
+    """As without one."""
+    members = [file("a/b/x"), directory("a/empty"), file("a/y")]
+
+    assert ["b/", "b/x"] == paths(tree(members, selection=Selection(sub_path="a", exclude=("a/y",))))
+
+
+@pytest.mark.parametrize(("path", "target"), [("a/l", "../x"), ("a/d/l", "../../a/d"), ("a/d/l", "../..")])
+def test_a_link_out_of_the_shown_directory_is_refused(path: str, target: str) -> None:
+    """It would lead into the container's own files; without the link the rest can be shown."""
+    members = [file("x"), file("a/d/y"), symlink(path, target)]
+    with pytest.raises(
+        UnsupportedArtifact, match=r"in subPath 'a': it leaves what the volume shows .*exclude"
+    ) as caught:
+        tree(members, selection=Selection(sub_path="a"))
+
+    assert repr(target) in str(caught.value)
+    assert ["d/", "d/y"] == paths(tree(members, selection=Selection(sub_path="a", exclude=(path,))))
+
+
+def test_links_that_stay_below_the_root_are_kept() -> None:
+    """Up and down again."""
+    members = [file("a/x"), symlink("a/d/l", "../x")]
+
+    assert ["d/", "d/l", "x"] == paths(tree(members, selection=Selection(sub_path="a")))
+
+
+def test_nothing_is_an_error_without_reading_a_tar() -> None:
+    """Of tars that hold one file each the names are known; none is fetched to say that none is wanted."""
+    found = artifact(layer(TAR, b"tar", filepath="d/a.dat", metadata=METADATA % "a.dat"))
+    selection = Selection(include=("*.bin",))
+    with pytest.raises(UnsupportedArtifact, match=r"matched by include '\*.bin' .*it has 'd/a.dat'"):
+        build_tree(found, {}, selection)
+
+    assert () == wanted_layers(found, selection)
+
+
+def test_a_directory_of_oras_py_that_is_not_wanted_is_not_fetched() -> None:
+    """All of its members are below its title."""
+    gzip, file_type = "application/vnd.oci.image.layer.v1.tar+gzip", "application/octet-stream"
+    found = artifact(layer(gzip, b"tar", title="docs"), layer(file_type, b"x", title="a/x"), artifact_type=None)
+    layers = [wanted_layers(found, selection) for selection in (Selection(exclude=("docs",)), Selection(sub_path="a"))]
+
+    assert [[Digest.of(b"x")]] * 2 == [[layer.digest for layer in wanted] for wanted in layers]
+    assert ["x"] == paths(build_tree(found, {}, Selection(sub_path="a")))

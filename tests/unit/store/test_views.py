@@ -75,6 +75,14 @@ def test_an_empty_file_can_be_a_copy(store: Store) -> None:
     assert 0o444 == (path / "empty").stat().st_mode & 0o777
 
 
+def test_a_file_of_no_layer(store: Store) -> None:
+    """What the layout itself tells is written, read-only and of 1970."""
+    told = FileEntry("main", EntryType.FILE, 8, data=b"revision")
+    path = store.views.build(VIEW, tree(told), ORIGIN) / "main"
+
+    assert (b"revision", 0o444, 0) == (path.read_bytes(), path.stat().st_mode & 0o7777, path.stat().st_mtime_ns)
+
+
 def test_no_symlink_leads_a_file_outside(store: Store, tmp_path: Path) -> None:
     """Links come last: a name below one is a conflict, not a way out."""
     blob, outside = commit_blob(store, b"evil"), tmp_path / "outside"

@@ -5,10 +5,11 @@ from collections.abc import Mapping
 
 import pytest
 
+from modelcsi.artifact.layouts import Layout
 from modelcsi.artifact.selection import Selection
 from modelcsi.errors import InvalidRequest
 from modelcsi.pull.policy import PullPolicy
-from modelcsi.volume.spec import VolumeSpec, check_parameters, parse_selection, parse_spec
+from modelcsi.volume.spec import VolumeSpec, check_parameters, parse_spec
 
 SERVICE = "model.csi.modelpack.org"
 REF = "registry.test/models/tiny:v1"
@@ -198,10 +199,87 @@ def test_bad_parameters(parameters: dict[str, str], message: str) -> None:
     assert message in str(caught.value)
 
 
-def test_flags_of_a_command() -> None:
-    """They mean the same as the attributes."""
-    assert Selection(exclude_weights=True, exclude_patterns=("a",)) == parse_selection(
-        exclude_weights=True, patterns='["a"]'
+@pytest.mark.parametrize(
+    ("attributes", "selection"),
+    [
+        ({"include": "*.json"}, Selection(include=("*.json",))),
+        ({f"{SERVICE}/include": " *.json , tokenizer/** ,"}, Selection(include=("*.json", "tokenizer/**"))),
+        ({"exclude": ' ["a,b", "!c"]'}, Selection(exclude=("a,b", "!c"))),
+        ({f"{SERVICE}/exclude": "*.bin,!keep.bin"}, Selection(exclude=("*.bin", "!keep.bin"))),
+        ({"include": "", "exclude": "[]", "subPath": ""}, Selection()),
+        ({"subPath": "/text_encoder/"}, Selection(sub_path="text_encoder")),
+        ({f"{SERVICE}/sub-path": "./a//b/../c"}, Selection(sub_path="a/c")),
+        *(({"subPath": text}, Selection(sub_path=".")) for text in ("/", ".", "./", "a/..")),
+    ],
+)
+def test_attributes_that_choose_files(attributes: dict[str, str], selection: Selection) -> None:
+    """In both spellings; lists as JSON or with commas."""
+    assert selection == parse({"modelRef": REF} | attributes).selection
+
+
+@pytest.mark.parametrize(
+    ("attributes", "name"),
+    [
+        ({}, ""),
+        ({"layout": "files"}, ""),
+        ({"layout": "huggingface-hub"}, "models/tiny"),
+        ({f"{SERVICE}/layout": "huggingface-hub", f"{SERVICE}/model-name": "Qwen/Qwen3-0.6B"}, "Qwen/Qwen3-0.6B"),
+        ({"layout": "huggingface-hub", "modelName": "gpt2"}, "gpt2"),
+        ({"layout": "huggingface-hub", "modelRef": "registry.test/a/b/c/d:v1"}, "c/d"),
+        ({"layout": "huggingface-hub", "modelRef": "registry.test/alone:v1"}, "alone"),
+    ],
+)
+def test_layouts(attributes: dict[str, str], name: str) -> None:
+    """The name of a model in a hub cache is told, or the end of the reference's path."""
+    assert Layout(name) == parse({"modelRef": REF} | attributes).layout
+
+
+@pytest.mark.parametrize(
+    ("attributes", "message"),
+    [
+        ({"include": "[1]"}, "not a JSON array of strings"),
+        ({"include": "[ab].json"}, "a pattern that begins with [ can only stand in an array"),
+        ({"exclude": ",".join("a" * 257)}, "over 256 patterns"),
+        ({"exclude": "a" * 1025}, "a pattern of over 1024 bytes"),
+        ({"subPath": "../x"}, "it leaves the artifact"),
+        ({"subPath": "a\tb"}, "it has control characters"),
+        ({"layout": "huggingface"}, "must be one of files, huggingface-hub; did you mean huggingface-hub?"),
+        ({"modelName": "org/name"}, "of no use without a layout (set layout: huggingface-hub too)"),
+        *(
+            ({"layout": "huggingface-hub", "modelName": name}, "is no name of a model")
+            for name in ("a/b/c", "-a", "a/", "/a", "a--b", "a..b", "a.git", "a b", "../a", "ä", "n" * 97)
+        ),
+        ({"layout": "huggingface-hub", "modelName": ""}, "is empty"),
+        ({"layout": "huggingface-hub", "modelRef": "registry.test/a--b:v1"}, "set modelName"),
+        ({"inclued": "*"}, "did you mean include?"),
+        ({f"{SERVICE}/subPath": "a"}, f"did you mean {SERVICE}/sub-path?"),
+    ],
+)
+def test_bad_choices(attributes: dict[str, str], message: str) -> None:
+    """The attribute is named, and what is wrong."""
+    with pytest.raises(InvalidRequest) as caught:
+        parse({"modelRef": REF} | attributes)
+
+    assert message in str(caught.value)
+
+
+def test_arguments_of_old_records_stay() -> None:
+    """A volume that an earlier release published is known again: what is not used adds nothing to its arguments."""
+    assert (
+        f'["{REF}", "IfNotPresent", {{"exclude_patterns": [], "exclude_weights": false}}]'
+        == parse({"modelRef": REF}).arguments
     )
-    with pytest.raises(InvalidRequest, match="--exclude-file-patterns"):
-        parse_selection(exclude_weights=False, patterns="a")
+
+
+def test_what_is_shown_is_an_argument() -> None:
+    """Each attribute that chooses or arranges files makes another volume."""
+    hub = {"layout": "huggingface-hub"}
+    others = [{"include": "*"}, {"exclude": "a"}, {"subPath": "a"}, hub, hub | {"modelName": "a/b"}]
+
+    assert 6 == len({parse({"modelRef": REF} | attributes).arguments for attributes in [{}, *others]})
+
+
+def test_a_dynamic_volume_chooses_nothing() -> None:
+    """Its pod does, for each model, by upstream's two filters."""
+    with pytest.raises(InvalidRequest, match="the volume has include and no modelRef"):
+        parse_spec("volume", "/target", {"include": "*"}, {}, SERVICE, has_dynamic_mounts=True)
