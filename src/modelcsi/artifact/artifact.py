@@ -9,12 +9,13 @@ from dataclasses import dataclass, replace
 
 from modelcsi.artifact.kinds.docker_model import DOCKER_MODEL
 from modelcsi.artifact.kinds.generic import GENERIC
+from modelcsi.artifact.kinds.image import IMAGE
 from modelcsi.artifact.kinds.kind import Kind
 from modelcsi.artifact.kinds.modelkit import MODELKIT
 from modelcsi.artifact.kinds.modelpack import MODELPACK
 from modelcsi.artifact.kinds.ollama import OLLAMA
-from modelcsi.artifact.kinds.refused import EVIDENCE, IMAGE_REFUSED, NO_MODEL
-from modelcsi.artifact.layer import Compression, Layer
+from modelcsi.artifact.kinds.refused import EVIDENCE, NO_MODEL
+from modelcsi.artifact.layer import Layer
 from modelcsi.artifact.mediatypes import canonical, is_encrypted
 from modelcsi.errors import CorruptContent, UnsupportedArtifact
 from modelcsi.oci.descriptor import Descriptor
@@ -30,7 +31,7 @@ _KINDS: tuple[Kind, ...] = (
     MODELPACK,
     DOCKER_MODEL,
     NO_MODEL,
-    IMAGE_REFUSED,
+    IMAGE,
     GENERIC,
 )
 
@@ -90,7 +91,6 @@ def recognise(manifest: Manifest, digest: Digest, config: bytes | None = None) -
         raise UnsupportedArtifact("; ".join(("the artifact has no content", *contents.warnings[:3])))
     _refuse_two_forms(contents.layers)
     _refuse_impossible_size(contents.layers)
-    _refuse_compressed_files(contents.layers)
     return Artifact(digest, kind.name, contents.layers, contents.warnings, kind.is_overlay)
 
 
@@ -107,9 +107,9 @@ def _with_config(manifest: Manifest, content: bytes) -> Manifest:
 
 def _refuse_two_forms(layers: tuple[Layer, ...]) -> None:
     """One digest is kept once, as a file or as members, never as both; no producer asks for both."""
-    forms: dict[Digest, tuple[bool, ...]] = {}
+    forms: dict[Digest, tuple[object, ...]] = {}
     for layer in layers:
-        form = (layer.codec.is_tar, layer.undecided, layer.codec.compression is Compression.NONE or layer.codec.is_tar)
+        form = (layer.codec.is_tar, layer.undecided, layer.is_compressed_file and layer.codec.compression)
         if forms.setdefault(layer.digest, form) != form:
             raise UnsupportedArtifact(f"the manifest names {layer.where} both as a file and as a tar")
 
@@ -118,9 +118,3 @@ def _refuse_impossible_size(layers: tuple[Layer, ...]) -> None:
     size = sum(size for _, size in {(layer.digest, layer.size) for layer in layers})
     if size > _MAX_BYTES:
         raise UnsupportedArtifact(f"the layers have the impossible size of {size} bytes in all")
-
-
-def _refuse_compressed_files(layers: tuple[Layer, ...]) -> None:
-    for layer in layers:
-        if not layer.codec.is_tar and layer.codec.compression is not Compression.NONE:
-            raise UnsupportedArtifact(f"{layer.where} is a compressed file", hint="pack it raw, or as tar")

@@ -70,6 +70,8 @@ class Layer:
     when that is not wanted."""
     prefix: str = ""
     """The directory of the artifact below which a tar's members lie (ModelKits before KitOps 0.5); empty: the root."""
+    is_image: bool = False
+    """A layer of a container image: a tar that is applied over those before it, with whiteouts."""
 
     @property
     def digest(self) -> Digest:
@@ -80,6 +82,11 @@ class Layer:
     def size(self) -> int:
         """The size of the blob in bytes."""
         return self.descriptor.size
+
+    @property
+    def is_compressed_file(self) -> bool:
+        """Whether it is a file that is shown decompressed."""
+        return not self.codec.is_tar and self.codec.compression is not Compression.NONE
 
     @property
     def where(self) -> str:

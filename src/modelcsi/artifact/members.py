@@ -18,6 +18,57 @@ class MemberType(enum.Enum):
     DIRECTORY = "directory"
     SYMLINK = "symlink"
     HARDLINK = "hardlink"
+    SPECIAL = "special"
+    """A device, a FIFO or the like: in layers of images only, where it may be hidden, or lie outside of what is shown."""
+
+
+class Form(enum.Enum):
+    """What a layer whose files are kept apart was taken for; the value is written into records."""
+
+    TAR = "tar"
+    IMAGE = "image"
+    """A layer of a container image: a tar whose whiteouts mean something."""
+    FILE = "file"
+    """One compressed file, which is the only member."""
+
+
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """How a layer was read: which members its record has, and what they mean."""
+
+    form: Form = Form.TAR
+    directories: tuple[str, ...] = ()
+    """Of an image: those around which its members are recorded (`image_layer`); "" is the root, and all of them."""
+
+    def covers(self, other: Reading) -> bool:
+        """Whether a record that was read so has all that `other` wants to know."""
+        if self.form is Form.TAR:  # all members, by rules that are stricter than those of images
+            return other.form in {Form.TAR, Form.IMAGE}
+        return self.form is other.form and all(map(self._has, other.directories))
+
+    def joined(self, other: Reading) -> Reading:
+        """A reading of the same form that covers both."""
+        wider = Reading(self.form, tuple(sorted({*self.directories, *other.directories})))
+        return Reading(self.form, tuple(path for path in wider.directories if not wider._is_below_another(path)))
+
+    def to_json(self) -> dict[str, Any]:
+        """The record of it."""
+        return {"form": self.form.value, "directories": list(self.directories)}
+
+    @classmethod
+    def from_json(cls, record: Mapping[str, Any]) -> Reading:
+        """What `to_json` recorded. Raises ValueError, LookupError or TypeError for anything else."""
+        return cls(Form(record["form"]), tuple(record["directories"]))
+
+    def _has(self, path: str) -> bool:
+        return path in self.directories or self._is_below_another(path)
+
+    def _is_below_another(self, path: str) -> bool:
+        return any(path != top and (not top or path.startswith(f"{top}/")) for top in self.directories)
+
+
+AS_TAR = Reading()
+AS_FILE = Reading(Form.FILE)
 
 
 @dataclass(frozen=True, slots=True)

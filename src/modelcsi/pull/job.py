@@ -10,13 +10,17 @@ import logging
 import threading
 import time
 from collections import Counter, deque
-from collections.abc import Callable, Hashable, Mapping
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
+from modelcsi.artifact.image_tree import reading_of, settled
 from modelcsi.artifact.layer import Layer
+from modelcsi.artifact.members import Member
+from modelcsi.artifact.selection import Selection
 from modelcsi.artifact.tree import FileTree, build_tree, wanted_layers
 from modelcsi.errors import FinalError, ModelCsiError, PullPending, TransientError
+from modelcsi.oci.digest import Digest
 from modelcsi.pull.layers import LayerPuller, LayerWork
 from modelcsi.pull.progress import LayerLog, Progress
 from modelcsi.pull.queue import JobQueue
@@ -191,21 +195,38 @@ class PullJob:
         need = sum(self._puller.need_bytes(layer, self.selection, self._sources.host) for layer in layers)
         reservation = self._store.space.reserve(need, str(self.reference))
         try:
-            uses = Counter(layer.digest for layer in self.artifact.layers if layer.codec.is_tar)
+            # An image's layers have nothing of their own to say, however often they are named.
+            tars = [layer.digest for layer in self.artifact.layers if layer.codec.is_tar and not layer.is_image]
+            uses = Counter(tars)
             shared = frozenset(digest for digest, count in uses.items() if count > 1)
             work = LayerWork(self.selection, shared, self._sources, self.progress, reservation, stop)
             self._pull_layers(layers, work)
+            selection = self._settle(layers, work) if self.artifact.overlay else self.selection
         finally:
             reservation.close()
-        members = {
-            layer.digest: self._store.content.members(layer.digest) for layer in self.layers if layer.codec.is_tar
-        }
-        tree = build_tree(
-            self.artifact, {key: found for key, found in members.items() if found is not None}, self.selection
-        )
+        tree = build_tree(self.artifact, self._members(selection), selection)
         for warning in (*self.artifact.warnings, *tree.warnings):
             logger.warning("%s: %s", self.reference, warning)
         return self._build_view(self._layout.arrange(tree, self.artifact.digest))
+
+    def _settle(self, layers: list[Layer], work: LayerWork) -> Selection:
+        """Which directory of an image is shown: most layers are here for that, a second reading of some may be needed."""
+
+        def read(selection: Selection) -> Mapping[Digest, Sequence[Member]]:
+            missing = [layer for layer in layers if not self._puller.holds(layer, selection)]
+            if missing:
+                logger.info("reading %d layers of %s again, for %s", len(missing), self.reference, selection)
+                self.progress.take_back(sum(layer.size for layer in missing))
+                self._pull_layers(missing, replace(work, selection=selection))
+            return self._members(selection)
+
+        return settled(self.artifact.layers, self.selection, read)
+
+    def _members(self, selection: Selection) -> dict[Digest, tuple[Member, ...]]:
+        content = self._store.content
+        apart = [layer for layer in self.layers if layer.codec.is_tar or layer.is_compressed_file]
+        found = {layer.digest: content.members(layer.digest, reading_of(layer, selection)) for layer in apart}
+        return {digest: members for digest, members in found.items() if members is not None}
 
     def _build_view(self, tree: FileTree) -> Path:
         origin = {
