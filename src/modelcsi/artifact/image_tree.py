@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from modelcsi.artifact.layer import Layer
-from modelcsi.artifact.members import AS_FILE, AS_TAR, MAX_MEMBERS, Form, Member, MemberType, Reading
+from modelcsi.artifact.members import AS_FILE, AS_TAR, MAX_MEMBERS, Form, Member, MemberType, Reading, numbered
 from modelcsi.artifact.paths import MAX_DEPTH, base_name, shown
 from modelcsi.artifact.selection import ROOT, Selection, has_weight_name
 from modelcsi.errors import UnsupportedArtifact
@@ -237,7 +237,7 @@ class Image:
         for member in members:  # wherever they stand in the tar, they are about the layers below
             if base_name(member.path).startswith(_WHITEOUT):
                 self._white_out(layer, member)
-        for number, member in enumerate(members):
+        for number, member in numbered(members):
             if not base_name(member.path).startswith(_WHITEOUT):
                 self._enter(ImageNode(layer, member, number, step=self._step))
 

@@ -118,6 +118,7 @@ class TarParser:
         self._global_mtime: bytes = b""
         self._extended_headers = 0
         self._members = 0
+        self._number = 0  # of the next member, whether it is of concern or not
         self._name_characters = 0
 
     def feed(self, data: memoryview) -> Iterator[TarEvent]:
@@ -212,6 +213,7 @@ class TarParser:
         overrides = self._overrides
         self._overrides = {}
         self._extended_headers = 0
+        self._number += 1
         size = pax_number(overrides[b"size"], self._where) if overrides.get(b"size") else header.size
         size = 0 if header.type in _WITHOUT_DATA else size
         if is_continued:
@@ -281,7 +283,9 @@ class TarParser:
         self._data_left, self._skip = size, -size % BLOCK
         mtime = overrides.get(b"mtime") or self._global_mtime
         mtime_ns = pax_mtime_ns(mtime, where) if mtime else header.mtime_ns
-        return Member(path, kind, size, header.mode, mtime_ns, target)
+        number = None if self._concerns is None else self._number
+        self._number += 1
+        return Member(path, kind, size, header.mode, mtime_ns, target, number=number)
 
     def _link_target(self, path: str, kind: MemberType, raw: bytes) -> str:
         if self._concerns is not None and kind is MemberType.SYMLINK:

@@ -10,7 +10,7 @@ from modelcsi.artifact.entries import FILE_MODE, EntryType, FileEntry
 from modelcsi.artifact.image_tree import ImageNode
 from modelcsi.artifact.layer import Layer
 from modelcsi.artifact.links import check_links
-from modelcsi.artifact.members import MAX_MEMBERS, Member, MemberType
+from modelcsi.artifact.members import MAX_MEMBERS, WHOLE_FILE, Member, MemberType, numbered
 from modelcsi.artifact.paths import shown
 from modelcsi.artifact.selection import Selection
 from modelcsi.errors import UnsupportedArtifact
@@ -67,7 +67,7 @@ class TreeBuilder:
             _shown_mode(layer.mode or 0),
             layer.mtime_ns,
             layer=layer.digest,
-            member=0 if inner else None,
+            member=WHOLE_FILE if inner else None,
             sha256=inner.sha256 if inner else "",
         )
         identity = layer.digest.hex
@@ -76,7 +76,7 @@ class TreeBuilder:
     def add_members(self, layer: Layer, members: Sequence[Member]) -> None:
         """A tar."""
         moved = _moved_member(layer, members)
-        for number, member in enumerate(members):
+        for number, member in numbered(members):
             if number == moved and layer.sole_member_path is not None:
                 self._add_member(layer, number, replace(member, path=layer.sole_member_path))
             elif layer.prefix:

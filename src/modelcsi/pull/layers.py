@@ -67,13 +67,6 @@ class LayerWork:
         return Selection() if layer.digest in self.shared else self.selection
 
 
-@dataclass(frozen=True, slots=True)
-class _Plan:
-    reading: Reading = AS_TAR
-    also_kept: frozenset[str] = frozenset()
-    """Paths of members that the present record has, and the next one would lose: it is one of another reading."""
-
-
 class LayerPuller:
     """One per process: no layer is fetched twice at a time, whichever jobs want it."""
 
@@ -167,10 +160,10 @@ class LayerPuller:
             self._store.content.commit(_ready(ingest, layer))
 
     def _bring_tar(self, layer: Layer, work: LayerWork) -> None:
-        plan = self._plan(layer, work)
+        reading = self._reading(layer, work)
         is_plain = layer.codec.compression is Compression.NONE
-        with closing(self._layer_ingest(layer, work, plan, is_resumable=is_plain)) as ingest:
-            unpacker = self._unpacker(layer, work, plan, ingest)
+        with closing(self._layer_ingest(layer, work, reading, is_resumable=is_plain)) as ingest:
+            unpacker = Unpacker(layer, work.selection_of(layer), ingest, work.reservation, reading)
             if is_plain or layer.size < KEEP_COMPRESSED_ABOVE_BYTES:
                 self._transfer(layer.descriptor, Streamed(ingest, layer.size), work, unpacker)
             else:
@@ -178,46 +171,36 @@ class LayerPuller:
                 is_begun = layer.is_image and not has_ingest(self._store.layout, layer.digest, work.sources.host)
                 with closing(Lazy(received, layer.size, work.reservation, unpacker if is_begun else None)) as target:
                     self._transfer(layer.descriptor, target, work, unpacker)
-            self._commit_layer(layer, work, ReadyLayer(ingest, tuple(unpacker.members), plan.reading))
+            self._commit_layer(layer, work, ReadyLayer(ingest, tuple(unpacker.members), reading))
 
     def _bring_undecided(self, layer: Layer, work: LayerWork) -> None:
         with closing(BlobIngest(self._store.layout, layer.digest, layer.size, work.sources.host)) as received:
             self._transfer(layer.descriptor, Accounted(received, work.reservation), work)
             head = b"".join(received.read(0, min(layer.size, _READ_BYTES)))
             if _is_tar(layer, head):
-                plan = self._plan(layer, work)
-                with closing(self._layer_ingest(layer, work, plan, is_resumable=False)) as ingest:
-                    unpacker = self._unpacker(layer, work, plan, ingest)
+                reading = self._reading(layer, work)
+                with closing(self._layer_ingest(layer, work, reading, is_resumable=False)) as ingest:
+                    unpacker = Unpacker(layer, work.selection_of(layer), ingest, work.reservation, reading)
                     self._unpack(unpacker, received.read(0, layer.size), work)
                     if all(layer.admits(member.path) for member in unpacker.members):
-                        self._commit_layer(layer, work, ReadyLayer(ingest, tuple(unpacker.members), plan.reading))
+                        self._commit_layer(layer, work, ReadyLayer(ingest, tuple(unpacker.members), reading))
                         return
             self._store.content.commit(_ready(received, layer))
 
-    def _plan(self, layer: Layer, work: LayerWork) -> _Plan:
-        """How to read a layer so that what others read of it before is not lost."""
+    def _reading(self, layer: Layer, work: LayerWork) -> Reading:
+        """How to read a layer: as it was read already, if that told enough."""
         reading = reading_of(layer, work.selection_of(layer))
         known = self._store.content.record(layer.digest)
-        if known is None or known.reading == reading:
-            return _Plan(reading)
-        if known.reading.covers(reading):
-            return _Plan(known.reading)
-        if known.reading.form is reading.form:
-            reading = reading.joined(known.reading)
-        return _Plan(reading, frozenset(member.path for member in known.members if member.sha256))
+        return known.reading if known is not None and known.reading.covers(reading) else reading
 
-    def _unpacker(self, layer: Layer, work: LayerWork, plan: _Plan, ingest: LayerIngest) -> Unpacker:
-        selection = work.selection_of(layer)
-        return Unpacker(layer, selection, ingest, work.reservation, plan.reading, also=plan.also_kept)
-
-    def _layer_ingest(self, layer: Layer, work: LayerWork, plan: _Plan, *, is_resumable: bool) -> LayerIngest:
+    def _layer_ingest(self, layer: Layer, work: LayerWork, reading: Reading, *, is_resumable: bool) -> LayerIngest:
         selection = work.selection_of(layer)
         key = json.dumps(
             [
                 *(layer.codec.is_tar, layer.codec.compression.value),
                 *(selection.key(), layer.sole_member_path, layer.is_weight),  # what `wants_member` looks at
                 *([layer.prefix] if layer.prefix else []),
-                *([plan.reading.to_json(), sorted(plan.also_kept)] if plan != _Plan() else []),
+                *([reading.to_json()] if reading != AS_TAR else []),
             ]
         )
         return LayerIngest(

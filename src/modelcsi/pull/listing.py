@@ -21,7 +21,7 @@ from modelcsi.errors import CorruptContent, UnsupportedArtifact
 from modelcsi.oci.digest import Digest
 from modelcsi.pull.decode import decode
 from modelcsi.pull.layers import is_told
-from modelcsi.pull.unpack import COMPRESSED_FILE, is_bomb, member_filter, peek
+from modelcsi.pull.unpack import is_bomb, member_filter, peek, whole_file
 from modelcsi.registry.client import Repository
 
 _READ_BYTES = 1 << 20
@@ -100,7 +100,7 @@ def list_artifact(
     for layer in sorted(artifact.layers, key=lambda layer: layer.size):
         if not layer.codec.is_tar:
             if layer.is_compressed_file and (size := parse_file_metadata(layer.descriptor).size) is not None:
-                members[layer.digest] = (Member(COMPRESSED_FILE, MemberType.FILE, size, 0, 0),)
+                members[layer.digest] = (whole_file(size, 0, 0),)
             continue
         if layer.digest in members:
             continue

@@ -9,12 +9,12 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import itertools
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Iterator
 from functools import partial
 
 from modelcsi.artifact.image_tree import concerns, reading_of
 from modelcsi.artifact.layer import TAR, Codec, Compression, Layer, sniff_codec
-from modelcsi.artifact.members import Form, Member, MemberType, Reading
+from modelcsi.artifact.members import WHOLE_FILE, Form, Member, MemberType, Reading
 from modelcsi.artifact.selection import Selection
 from modelcsi.artifact.tar import Data, End, Start, TarEvent, TarParser
 from modelcsi.artifact.tree import wants_member
@@ -24,8 +24,6 @@ from modelcsi.store.durable import space_errors
 from modelcsi.store.ingest import LayerIngest
 from modelcsi.store.space import Reservation
 
-COMPRESSED_FILE = "file"
-"""The path in the record of a layer that is one: paths in artifacts are the layers'."""
 _SNIFF_BYTES = 512
 _EXPANSION_FLOOR_BYTES = 1 << 30
 _EXPANSION_FACTOR = 200
@@ -35,7 +33,7 @@ _EXPANSION_FACTOR = 200
 class Unpacker:
     """Reads one layer once; `members` is complete when `run` has returned.
 
-    `reading` is how it is read, by default as the selection needs it; `also` are paths that are kept beside the wanted.
+    `reading` is how it is read, by default as the selection needs it.
     """
 
     def __init__(
@@ -45,14 +43,11 @@ class Unpacker:
         ingest: LayerIngest,
         reservation: Reservation,
         reading: Reading | None = None,
-        *,
-        also: Collection[str] = (),
     ) -> None:
         self.members: list[Member] = []
         self.has_kept = False
         """Whether a member was kept so far."""
         self._reading = reading or reading_of(layer, selection)
-        self._also = also
         self._layer = layer
         self._selection = selection
         self._ingest = ingest
@@ -85,7 +80,7 @@ class Unpacker:
     def _run_file(self, pieces: Iterator[bytes]) -> None:
         """How large the file is, its last byte tells."""
         codec, size = self._layer.codec, 0
-        self._begin(Member(COMPRESSED_FILE, MemberType.FILE, 0, self._layer.mode or 0, self._layer.mtime_ns or 0))
+        self._begin(whole_file(0, self._layer.mode or 0, self._layer.mtime_ns or 0))
         for data in decode(codec.compression, pieces, self._where):
             self._refuse_bomb(len(data), codec)
             self._handle(Data(memoryview(data)))
@@ -118,12 +113,11 @@ class Unpacker:
                 )
             self._hash = hashlib.sha256()
             with space_errors(f"{member.path!r} of {self._where}"):
-                self._ingest.begin_member(len(self.members) - 1, member.size)
+                number = len(self.members) - 1 if member.number is None else member.number
+                self._ingest.begin_member(number, member.size)
 
     def _wants(self, path: str) -> bool:
-        if self._reading.form is Form.FILE or path in self._also:
-            return True
-        return wants_member(self._layer, path, self._selection)
+        return self._reading.form is Form.FILE or wants_member(self._layer, path, self._selection)
 
     def _end(self) -> None:
         if self._is_kept:
@@ -139,6 +133,11 @@ class Unpacker:
             raise UnsupportedArtifact(
                 f"{self._where} unpacks to over {self._unpacked} bytes from {self._layer.size}: refused as a decompression bomb"
             )
+
+
+def whole_file(size: int, mode: int, mtime_ns: int) -> Member:
+    """The only member of a compressed file; where it is shown, its layers say."""
+    return Member("file", MemberType.FILE, size, mode, mtime_ns, number=WHOLE_FILE)
 
 
 def member_filter(reading: Reading) -> Callable[[str], bool] | None:

@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from modelcsi.artifact.members import AS_TAR, Form, Member, Reading
+from modelcsi.artifact.members import AS_TAR, Form, LayerRecord, Member, Reading, numbered
 from modelcsi.oci.digest import Digest
 from modelcsi.store.durable import disk_bytes, remove_tree, replace_file, space_errors, sync_directory, sync_filesystem
 from modelcsi.store.ingest import BlobIngest, LayerIngest
@@ -70,15 +70,6 @@ class ReadyLayer:
     def directory(self) -> Path:
         """What goes with the commit: the bytes that were received, too."""
         return self.ingest.directory.parent
-
-
-@dataclass(frozen=True, slots=True)
-class LayerRecord:
-    """What is recorded of a committed layer whose files are kept apart."""
-
-    members: tuple[Member, ...]
-    """Those that nobody wanted so far have no `sha256`."""
-    reading: Reading
 
 
 @dataclass(slots=True)
@@ -161,7 +152,7 @@ class ContentStore:
         if self.has_blob(digest) and _hash_file(self.layout.blob(digest), digest.algorithm) != digest.hex:
             damages.append(f"blob {digest} does not match its digest")
         record = self.record(digest)
-        for number, member in enumerate(record.members if record is not None else ()):
+        for number, member in numbered(record.members if record is not None else ()):
             path = self.layout.layer(digest) / str(number)
             if member.sha256 and (not path.exists() or _hash_file(path, "sha256") != member.sha256):
                 damages.append(f"{member.path!r} of layer {digest} does not match the digest taken when it was written")
@@ -230,7 +221,7 @@ class ContentStore:
                 files.append(item.ingest.path)
             else:
                 record = item.ingest.directory / "record.json"
-                record.write_text(_encode_record(self._with_known(item), item.reading))
+                record.write_text(_encode_record(self._joined(item)))
                 files.append(record)
                 files.extend(Path(entry.path) for entry in os.scandir(item.ingest.members))
         if len(files) >= _MANY_FILES:
@@ -248,31 +239,28 @@ class ContentStore:
             if not self.has_blob(item.digest):  # another host may have been faster; views link what it brought
                 item.ingest.path.rename(self.layout.blob(item.digest))
             return
-        final, known = self.layout.layer(item.digest), self._known(item)
+        final, known = self.layout.layer(item.digest), self.record(item.digest)
+        if known is not None and known.contradicts(LayerRecord(item.members, item.reading)):
+            known = None  # and gone before its directory is another one
+            self.layout.layer_record(item.digest).unlink()
+            sync_directory(final.parent)
         if known is None and final.exists():  # a directory that no record committed
             empty_trash(*self.discard(final))
         if known is None:
             item.ingest.members.rename(final)
         else:  # a wider selection: add what the record will name from now on
+            kept = {number for number, member in numbered(known.members) if member.sha256}
             for entry in os.scandir(item.ingest.members):
-                if not known[int(entry.name)].sha256:
+                if int(entry.name) not in kept:
                     (final / entry.name).unlink(missing_ok=True)  # what no record names may be anything
                     os.link(entry.path, final / entry.name)
         sync_directory(final)
         (item.ingest.directory / "record.json").rename(self.layout.layer_record(item.digest))
 
-    def _with_known(self, item: ReadyLayer) -> tuple[Member, ...]:
-        """The members, with what an earlier, other selection already stored: replacing the record forgets nothing."""
-        known = self._known(item) or item.members
-        return tuple(new if new.sha256 else old for old, new in zip(known, item.members, strict=True))
-
-    def _known(self, item: ReadyLayer) -> tuple[Member, ...] | None:
-        """The recorded members, if they are those of the item: a release may read a tar otherwise than the last one."""
-        known = self.record(item.digest)
-        if known is None or known.reading != item.reading:
-            return None
-        same = [old.path for old in known.members] == [new.path for new in item.members]
-        return known.members if same else None
+    def _joined(self, item: ReadyLayer) -> LayerRecord:
+        """What there is to know, with what an earlier, other selection stored: replacing the record forgets nothing."""
+        known, new = self.record(item.digest), LayerRecord(item.members, item.reading)
+        return new if known is None else known.joined(new)
 
     def _load_record(self, digest: Digest) -> LayerRecord | None:
         """None for a record of another version, and for an unreadable one: the layer is then fetched and committed again."""
@@ -338,10 +326,10 @@ def _final_parent(layout: StoreLayout, item: ReadyBlob | ReadyLayer) -> Path:
     return layout.blob(item.digest).parent if isinstance(item, ReadyBlob) else layout.layer(item.digest).parent
 
 
-def _encode_record(members: Sequence[Member], reading: Reading) -> str:
-    document: dict[str, Any] = {"version": _RECORD_VERSION, "members": [member.to_json() for member in members]}
-    if reading.form is not Form.TAR:
-        document |= {"version": _READING_VERSION, "reading": reading.to_json()}
+def _encode_record(record: LayerRecord) -> str:
+    document: dict[str, Any] = {"version": _RECORD_VERSION, "members": [item.to_json() for item in record.members]}
+    if record.reading.form is not Form.TAR:
+        document |= {"version": _READING_VERSION, "reading": record.reading.to_json()}
     return json.dumps(document)
 
 

@@ -83,7 +83,7 @@ class Read:
                 data += event.view
             elif members[-1].type is MemberType.FILE and wants_member(layer, members[-1].path, selection):
                 members[-1] = replace(members[-1], sha256=Digest.of(data).hex)
-                self.contents[layer.digest, len(members) - 1] = data
+                self.contents[layer.digest, members[-1].number or 0] = data
         parser.finish()
         return members
 
