@@ -46,7 +46,7 @@ install_packages() {
   apt-get -qq update
   apt-get -qq -y -o Dpkg::Use-Pty=0 install --no-install-recommends "$@" >/dev/null
   command -v systemctl >/dev/null || return 0
-  for service in docker-registry containerd; do
+  for service in docker-registry containerd prometheus; do
     [[ " $* " != *" $service "* ]] || systemctl -q disable "$service"
   done
 }

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import gzip
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -15,6 +15,7 @@ import zstandard
 
 from modelcsi.oci.digest import Digest
 from modelcsi.oci.manifest import ARTIFACT_MANIFEST, DOCKER_MANIFEST, OCI_MANIFEST
+from tests import images
 from tests.fakes.content import Content
 from tests.unit.artifact.builders import FILEPATH, IMAGE_LAYER, METADATA, TITLE, files_tar
 
@@ -94,7 +95,7 @@ def _modelpack(producer: str, version: str, *layers: Layer, files: Mapping[str, 
     return Product(producer, version, "modelpack", layers, files=files, **fields)
 
 
-def _aikit_tars(suffix: str, compress: Any) -> Product:
+def _aikit_tars(suffix: str, compress: Callable[[bytes], bytes]) -> Product:
     """A tar for each weight, whose member is the base name; one tar for all files of another class."""
     classes = {"src/run.py": b"run", "src/lib/x.py": b"x"}
     weight = {TITLE: "d/model.safetensors", FILEPATH: "d/model.safetensors"}
@@ -133,10 +134,32 @@ _MIDDLE_AGE = (
     Layer(files_tar({"d/model.safetensors": WEIGHTS}), f"{KIT}.model.v1.tar"),
     Layer(gzip.compress(files_tar({"src/run.py": b"run", "src/lib/x.py": b"x"})), f"{KIT}.code.v1.tar+gzip"),
 )
-_RAW_AGE = (
-    Layer(WEIGHTS, f"{KIT}.model.v1.raw", {FILEPATH: "d/model.safetensors"}),
-    Layer(b"# model\n", f"{KIT}.docs.v1.raw", {FILEPATH: "README.md"}),
-)
+
+
+def _raw_kit(version: str, suffix: str, compress: Callable[[bytes], bytes]) -> Product:
+    layers = (
+        Layer(compress(WEIGHTS), f"{KIT}.model.v1.raw{suffix}", {FILEPATH: "d/model.safetensors"}),
+        Layer(compress(b"# model\n"), f"{KIT}.docs.v1.raw{suffix}", {FILEPATH: "README.md"}),
+    )
+    digests = _digests(*layers)
+    return _kit(
+        version,
+        *layers,
+        kitfile={
+            "model": {"path": "d/model.safetensors", "digest": digests[0]},
+            "docs": [{"path": "README.md", "digest": digests[1]}],
+        },
+        artifact_type=f"{KIT}.manifest.v1+json",
+        files={"d/model.safetensors": WEIGHTS, "README.md": b"# model\n"},
+    )
+
+
+_BASE = (images.file("bin/sh", b"#!"), images.symlink("etc/mtab", "/proc/mounts"), images.hardlink("bin/ls", "bin/sh"))
+
+
+def _image_layers(*layers: images.Layer, media_type: str = f"{IMAGE_LAYER}+gzip") -> tuple[Layer, ...]:
+    return tuple(Layer(gzip.compress(images.tar(layer)), media_type) for layer in layers)
+
 
 PRODUCTS: tuple[Product, ...] = (
     _modelpack(
@@ -246,16 +269,9 @@ PRODUCTS: tuple[Product, ...] = (
         annotations={"ml.kitops.modelkit.cli-version": "1.7.0"},
         files={"d/model.safetensors": WEIGHTS, "src/run.py": b"run", "src/lib/x.py": b"x"},
     ),
-    _kit(
-        "since 1.10, raw",
-        *_RAW_AGE,
-        kitfile={
-            "model": {"path": "d/model.safetensors", "digest": _digests(*_RAW_AGE)[0]},
-            "docs": [{"path": "README.md", "digest": _digests(*_RAW_AGE)[1]}],
-        },
-        artifact_type=f"{KIT}.manifest.v1+json",
-        files={"d/model.safetensors": WEIGHTS, "README.md": b"# model\n"},
-    ),
+    _raw_kit("since 1.10, raw", "", bytes),
+    _raw_kit("since 1.10, raw+gzip", "+gzip", gzip.compress),
+    _raw_kit("since 1.10, raw+zstd", "+zstd", _zstd),
     _kit(
         "with its model in another ModelKit",
         Layer(files_tar({"run.py": b"run"}), f"{KIT}.code.v1.tar"),
@@ -344,5 +360,51 @@ PRODUCTS: tuple[Product, ...] = (
         config_type=DOCKER_CONFIG,
         media_type=DOCKER_MANIFEST,
         files={"model.embed_tokens.weight": WEIGHTS, "tokenizer/config.json": b"{}", "LICENSE": b"MIT"},
+    ),
+    Product(
+        *("KServe modelcar", "`FROM busybox`, `COPY data/ /models/`", "image"),
+        _image_layers(_BASE, [images.directory("models"), images.file("models/d/model.safetensors", WEIGHTS)]),
+        config_type=IMAGE_CONFIG,
+        files={"d/model.safetensors": WEIGHTS},
+    ),
+    Product(
+        *("RamaLama", "`--type car`, `raw`", "image"),
+        _image_layers(
+            _BASE,
+            [
+                images.directory("models"),
+                images.file("models/tiny/tiny.gguf", WEIGHTS),
+                images.symlink("models/model.file", "tiny/tiny.gguf"),
+            ],
+        ),
+        config_type=IMAGE_CONFIG,
+        config=b'{"config":{"Labels":{"org.containers.type":"ai.image.model.car"}}}',
+        files={"tiny/tiny.gguf": WEIGHTS, "model.file": WEIGHTS},
+    ),
+    Product(
+        *("any image builder", "Docker schema 2", "image"),
+        _image_layers(
+            [images.file("model/old.bin", b"1"), images.file("model/d/a", b"1")],
+            [
+                *(images.whiteout("model/old.bin"), images.opaque("model/d")),
+                *(images.file("model/w", WEIGHTS), images.symlink("model/latest", "/model/w")),
+            ],
+            media_type="application/vnd.docker.image.rootfs.diff.tar.gzip",
+        ),
+        config_type=DOCKER_CONFIG,
+        media_type=DOCKER_MANIFEST,
+        files={"w": WEIGHTS, "latest": WEIGHTS},
+    ),
+    Product(
+        *("any image builder", "`FROM scratch`, the model at the root", "image"),
+        _image_layers([images.file("model.safetensors", WEIGHTS), images.file("config.json", b"{}")]),
+        config_type=IMAGE_CONFIG,
+        files={"model.safetensors": WEIGHTS, "config.json": b"{}"},
+    ),
+    Product(
+        *("any image builder", "an image without a model", "image"),
+        _image_layers(_BASE),
+        config_type=IMAGE_CONFIG,
+        refusal="a container image without a model",
     ),
 )

@@ -90,7 +90,7 @@ volumePluginDir: /run/volume-plugins
 evictionHard: {memory.available: 100Mi, nodefs.available: 1%, imagefs.available: 1%, nodefs.inodesFree: 1%}
 imageGCHighThresholdPercent: 100
 syncFrequency: ${KUBELET_SYNC:-1m}
-volumeStatsAggPeriod: ${KUBELET_STATS:-1m}
+volumeStatsAggPeriod: ${KUBELET_STATS:-10s}
 shutdownGracePeriod: 0s
 YAML
 }
@@ -158,15 +158,23 @@ up() {
   cgroups
   start containerd containerd --config containerd.toml
   control_plane
-  until_ok 30 containerd containerd_client version
+  until_serving containerd
   load "$IMAGES"/*.tar
-  until_ok 90 kube-apiserver kubectl get --raw /readyz
+  until_serving kube-apiserver
   controllers
   start kubelet kubelet --config=kubelet.yaml --kubeconfig=pki/kubelet.kubeconfig --cert-dir=pki/kubelet \
     --hostname-override="$NAME" --node-ip="$BRIDGE_IP" --v="${KUBELET_V:-2}"
   until_ok 90 kubelet node_is_ready
   until_ok 30 kube-controller-manager pods_can_run
   say "up after $((SECONDS - SERIAL)) s: node $NAME, Kubernetes $(kubectl get node "$NAME" -o 'jsonpath={.status.nodeInfo.kubeletVersion}')"
+}
+
+# until_serving NAME: those that others ask at once.
+until_serving() {
+  case $1 in
+    containerd) until_ok 30 containerd containerd_client version ;;
+    kube-apiserver) until_ok 90 kube-apiserver kubectl get --raw /readyz ;;
+  esac
 }
 
 # until_gone COMMAND...: a killed process is in its cgroup for a moment; a directory that stays costs the kubelet's cadvisor 3 s.
@@ -196,9 +204,10 @@ reboot() {
   awk '$5 ~ "^(/var/lib/(kubelet|containerd|model-csi)|/run/(containerd|netns|opt))/" { print $5 }' /proc/self/mountinfo | tac |
     while read -r mount; do umount --lazy "$mount" || true; done
   rm -rf /run/containerd /run/netns
-  ip -o link show master node0 | awk -F'[ @]+' '{ print $2 }' | while read -r pid; do ip link delete "$pid"; done
+  # They go with the namespaces of the killed processes, too, which takes the kernel a moment.
+  ip -o link show master node0 | awk -F'[ @]+' '{ print $2 }' | while read -r pid; do ip link delete "$pid" 2>/dev/null || true; done
   again containerd
-  until_ok 30 containerd containerd_client version
+  until_serving containerd
   again kubelet
   until_ok 90 kubelet kubelet_reported_since "$began"
 }
@@ -215,7 +224,7 @@ case $command in
   reboot) reboot ;;
   load) load "$@" ;;
   stop) stop "${1?which}" ;;
-  start) again "${1?which}" ;;
-  restart) stop "${1?which}" && again "$1" ;;
+  start) again "${1?which}" && until_serving "$1" ;;
+  restart) stop "${1?which}" && again "$1" && until_serving "$1" ;;
   *) die "unknown command: $command" ;;
 esac

@@ -36,10 +36,11 @@ mounts() {
   mount --make-rshared /
 }
 
-# Not the CNI plugin's `isGateway`, which would switch on forwarding: pods need to reach this node alone.
+# Not the CNI plugin's `isGateway`, which would switch on forwarding: pods need to reach this node alone. With an address of its own: a
+# bridge without one takes the lowest of its pods', and when that pod goes, the others lose the node for half a minute.
 network() {
   ip link set lo up
-  ip link add node0 type bridge
+  ip link add node0 address 0a:de:00:00:00:01 type bridge
   ip address add "$BRIDGE_IP/24" dev node0
   ip address add "$API_IP/32" dev node0
   ip link set node0 up

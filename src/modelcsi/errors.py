@@ -14,6 +14,7 @@
         ├── OperationPending        another call works on the same volume
         ├── PullPending             the pull goes on; the next call joins it
         ├── RegistryUnavailable     network, 408, 429, 5xx
+        ├── ClusterUnavailable      the Kubernetes API, where nothing works without its answer
         ├── Busy                    every publish slot is taken by work that cannot be put off
         ├── ShuttingDown
         ├── MountFailed             the kernel refuses a mount; nothing of it is left
@@ -94,6 +95,10 @@ class RegistryUnavailable(TransientError):
     def __init__(self, message: str, *, hint: str = "", retry_after_seconds: float | None = None) -> None:
         super().__init__(message, hint=hint)
         self.retry_after_seconds = retry_after_seconds
+
+
+class ClusterUnavailable(TransientError):
+    """The Kubernetes API does not answer, and what it knows may make the difference."""
 
 
 class Busy(TransientError):

@@ -29,6 +29,8 @@ _FINE_BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5
 # Upstream: 1 MiB, 2 MiB ... 8 TiB.
 _SIZE_CLASSES = 24
 _PENDING = (PullPending, OperationPending)
+_STATES = ("MOUNTED", "PENDING", "PULLING")
+"""Of publications; shown when none is in one, too: a series that is absent instead of 0 looks to an alert as it last was."""
 
 
 class Component(enum.Enum):
@@ -42,6 +44,7 @@ class Gauge(enum.Enum):
     """A number that is read at each scrape."""
 
     NOT_READY = "model_csi_node_not_ready"
+    CONFIG_REJECTED = "model_csi_config_rejected"
     CACHE_BYTES = "model_csi_node_cache_size_in_bytes"
     CACHE_ARTIFACTS = "model_csi_cache_artifacts"
     PULLS_IN_FLIGHT = "model_csi_pulls_in_flight"
@@ -68,6 +71,7 @@ class MountItem:
 
 _GAUGE_TEXTS = {
     Gauge.NOT_READY: "1 until the driver has repaired what a crash left, 0 from then on",
+    Gauge.CONFIG_REJECTED: "1 while the configuration file cannot be used and an older state of it is in force",
     Gauge.CACHE_BYTES: "Bytes of content on the node",
     Gauge.CACHE_ARTIFACTS: "Artifacts whose content is on the node",
     Gauge.PULLS_IN_FLIGHT: "Artifacts being pulled",
@@ -190,7 +194,9 @@ class Metrics:
     def _read_publications(self) -> Iterator[Metric]:
         items = tuple(self._mount_items())
         states = GaugeMetricFamily("model_csi_publications", "Volumes at their targets, by state", labels=("state",))
-        for state, count in sorted(Tally(item.state for item in items).items()):
+        counts = Tally(dict.fromkeys(_STATES, 0))
+        counts.update(item.state for item in items)
+        for state, count in sorted(counts.items()):
             states.add_metric((state,), count)
         yield states
         for mount_type in MountType:

@@ -95,8 +95,9 @@ def render(
     release: str = "model-csi-driver",
     namespace: str = "model-csi",
     kube_version: str = "1.36.0",
+    is_upgrade: bool = False,
 ) -> Manifests:
-    """Every object of an install with these values."""
-    where = ("--namespace", namespace, "--kube-version", kube_version)
+    """Every object of an install, or an upgrade, with these values."""
+    where = ("--namespace", namespace, "--kube-version", kube_version, *(["--is-upgrade"] if is_upgrade else []))
     text = helm("template", release, str(CHART), *where, values=values or {})
     return Manifests(tuple(item for item in yaml.safe_load_all(text) if item))

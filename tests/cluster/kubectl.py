@@ -6,6 +6,7 @@ import json
 import subprocess
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from typing import Any
 
 from tests.integration import driver as integration
@@ -44,6 +45,8 @@ class Event:
     type: str
     message: str
     component: str
+    at: datetime
+    """When it was said first; a server keeps whole seconds."""
     count: int = 1
 
 
@@ -115,6 +118,7 @@ class Kubectl:
                 item["type"],
                 item["message"],
                 item.get("reportingComponent") or item.get("source", {}).get("component", ""),
+                datetime.fromisoformat(item["firstTimestamp"] or item["eventTime"]).astimezone(UTC),
                 item.get("count") or item.get("series", {}).get("count", 1),
             )
             for item in found["items"]

@@ -12,11 +12,13 @@ from tests.cluster.kubectl import eventually, run
 
 KUBELET = Path("/var/lib/kubelet")
 STORE = Path("/var/lib/model-csi")
+_LOGS = Path("/var/log/pods")
 _CLUSTER = str(ROOT / "hack" / "cluster")
 _KUBECONFIG = Path("/run/node/admin.kubeconfig")
 _DRIVER = b"/usr/bin/model-csi-driver"
 _UP_SECONDS = 120.0
 _SECONDS = 60.0
+_START_SECONDS = 120.0
 
 
 def is_within() -> bool:
@@ -38,12 +40,12 @@ class Node:
         run(_CLUSTER, "stop", name, seconds=_SECONDS)
 
     def start(self, name: str) -> None:
-        """Start it again, with the arguments it had."""
-        run(_CLUSTER, "start", name, seconds=_SECONDS)
+        """Start it again, with the arguments it had; containerd and kube-apiserver then answer."""
+        run(_CLUSTER, "start", name, seconds=_START_SECONDS)
 
     def restart(self, name: str) -> None:
         """Both."""
-        run(_CLUSTER, "restart", name, seconds=_SECONDS)
+        run(_CLUSTER, "restart", name, seconds=_START_SECONDS)
 
     def reboot(self) -> None:
         """A power cut: all containers, containerd and kubelet killed, all mounts gone; then started again.
@@ -63,6 +65,10 @@ class Node:
         mounted = [mount.mount_point for mount in read_mount_table() if "/kubernetes.io~csi/" in mount.mount_point]
         directories = (KUBELET / "pods").glob("*/volumes/kubernetes.io~csi/*")
         return sorted({*mounted, *map(str, directories)})
+
+    def log_of(self, pod: str) -> str:
+        """What a pod's containers wrote, also while the API server, which shows it otherwise, is away."""
+        return "".join(path.read_text() for path in sorted(_LOGS.glob(f"*_{pod}_*/*/*.log")))
 
     def assert_nothing_left(self, seconds: float = _SECONDS) -> None:
         """No CSI volume is mounted, and kubelet has no directory of one; kubelet tidies up a moment after a pod is gone."""

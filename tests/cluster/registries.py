@@ -12,7 +12,7 @@ from typing import Any
 from tests.fakes.content import Content
 from tests.fakes.registry import FakeRegistry
 from tests.integration.credentials import basic
-from tests.integration.models import Format, Model, push, upload
+from tests.integration.models import Format, Model, push, random_files, upload
 from tests.integration.registry import DockerRegistry, running_docker_registry
 from tests.integration.traffic import Traffic
 from tests.integration.wire import Wire
@@ -41,6 +41,12 @@ class ClusterRegistry:
         model = push(content, repository, files, packed, tag)
         upload(content, self.server.host, f"Basic {basic(self.password)}" if self.password else "")
         return model
+
+    def push_new(self, repository: str, *sizes: int) -> Model:
+        """Random files of these sizes in a repository of a name that no test had before, such as its namespace: the node's store
+        outlives a test, and the next one's registry has the same address.
+        """
+        return self.push(repository, random_files(repository, *sizes))
 
     def traffic(self) -> Traffic:
         """Counts the blobs that it sends from now on: `traffic.served(repository)`."""

@@ -13,7 +13,8 @@ from tests.cluster.registries import ADDRESS, PORTS
 NAMESPACE = "model-csi"
 NAME = "model-csi-driver"
 """Of the release, the DaemonSet, and the container."""
-_IMAGE = os.environ.get("MODELCSI_IMAGE_REF", "localhost/model-csi-driver:dev")
+IMAGE = os.environ.get("MODELCSI_IMAGE_REF", "localhost/model-csi-driver:dev")
+"""The driver's, for its pods and for pods that want what is in it."""
 _PROVISIONER_IMAGE = os.environ.get("MODELCSI_PROVISIONER_IMAGE_REF", "localhost/csi-provisioner:dev")
 _READY_SECONDS = 50
 _POD_SECONDS = 60.0
@@ -27,7 +28,7 @@ def _image(reference: str) -> dict[str, str]:
 def default_values() -> dict[str, Any]:
     """Only what these tests cannot do without: the images, and that the registries of the tests are plain HTTP."""
     return {
-        "image": _image(_IMAGE),
+        "image": _image(IMAGE),
         "controller": {"provisioner": {"image": _image(_PROVISIONER_IMAGE)}},
         "config": {
             "logLevel": "debug",
@@ -69,6 +70,12 @@ class Release:
         )
         self.kubectl("wait", "pods", "--all", "--for=delete", f"--timeout={_READY_SECONDS}s", seconds=_POD_SECONDS)
 
+    def rollback(self) -> None:
+        """`helm rollback` to what was installed before, and until the driver is ready."""
+        self._values = None
+        helm("rollback", NAME, "--namespace", NAMESPACE, "--wait", "--timeout", f"{_READY_SECONDS}s")
+        self.wait_until_ready()
+
     def wait_until_ready(self) -> None:
         """Until each node's driver is there in its newest form."""
         limit = f"--timeout={_READY_SECONDS}s"
@@ -85,6 +92,13 @@ class Release:
         running = [item for item in self.kubectl.listed("pods", f"app.kubernetes.io/name={NAME}") if _is_node_pod(item)]
         assert running, "no pod of the driver"
         return str(running[0]["metadata"]["name"])
+
+    @property
+    def its_node(self) -> dict[str, Any]:
+        """For the spec of pods that shall run where `pod` does: what is counted there counts on a cluster of several nodes too."""
+        name = self.kubectl.get("pod", self.pod)["spec"]["nodeName"]
+        label = "kubernetes.io/hostname"
+        return {"nodeSelector": {label: Kubectl().get("node", name)["metadata"]["labels"][label]}}
 
     def modelcsi(self, *arguments: str) -> str:
         """What a person gets from `kubectl exec ... modelcsi ARGUMENTS`."""

@@ -1,4 +1,4 @@
-"""The alert rules: what they ask for exists."""
+"""The alert rules: what they ask for exists, and they fire when they should, and only then."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from tests.cluster.chart import NEEDS_HELM, render
 pytestmark = NEEDS_HELM
 
 _FOREIGN_METRICS = {"up"}
-_WORDS = {"and", "or", "unless", "by", "sum", "increase", "min_over_time", "offset", "namespace"}
+_WORDS = {"and", "or", "unless", "by", "sum", "increase", "offset", "namespace"}
 """Operators and functions of PromQL, and the labels of its groupings."""
 _NAME = re.compile(r"[a-zA-Z_:][a-zA-Z0-9_:]*")
 _SUFFIXES = {"counter": ("",), "gauge": ("",), "histogram": ("_bucket", "_count", "_sum")}

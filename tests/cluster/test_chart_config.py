@@ -8,9 +8,10 @@ from typing import Any
 import pytest
 import yaml
 
-from modelcsi.config.file import load_config
+from modelcsi.config.file import load_config, parse_size
 from modelcsi.config.model import Config, SizeBytes
-from tests.cluster.chart import NEEDS_HELM, Manifests, render, values_of
+from modelcsi.errors import InvalidRequest
+from tests.cluster.chart import NEEDS_HELM, Manifests, Refused, render, values_of
 
 pytestmark = NEEDS_HELM
 
@@ -59,6 +60,25 @@ def test_values_arrive_as_they_are(tmp_path: Path) -> None:
     assert (7, 5) == (config.pull_config.parallel_pulls, config.pull_config.concurrency)
     assert Path("/etc/model-csi-driver-hosts") == config.registry.config_path
     assert Path("/etc/kubernetes/credentials.yaml") == config.registry.credential_provider_config
+
+
+@pytest.mark.parametrize(
+    "size",
+    ["10TiB", "10 Ti", "500gb", "1,000 kB", "1.5GiB", "7", 7, "7b", "7i", "2Terabyte", "TiB", "-1", "1e9", ".5GiB"],
+)
+def test_chart_takes_the_sizes_that_the_driver_takes(size: str | int) -> None:
+    """Else a node finds out at its next start."""
+    outcomes = []
+    for take in (
+        lambda: parse_size(size, "size"),
+        lambda: render({"config": {"features": {"disk_usage_limit": size}}}),
+    ):
+        try:
+            outcomes.append(take() is not None)
+        except (InvalidRequest, Refused):
+            outcomes.append(False)
+
+    assert 2 * [outcomes[0]] == outcomes
 
 
 def test_classic_registrar_registers_instead_of_the_driver(tmp_path: Path) -> None:
@@ -160,6 +180,17 @@ def test_probes_look_at_the_socket_where_kubelet_reaches_no_port(address: str) -
     assert 3 * [["stat", "/csi/csi.sock"]] == [
         driver[f"{probe}Probe"]["exec"]["command"] for probe in ("startup", "liveness", "readiness")
     ]
+
+
+@pytest.mark.parametrize("monitor", ["podMonitor", "serviceMonitor"])
+def test_names_of_models_are_told_to_a_monitor_that_wants_them(monitor: str, tmp_path: Path) -> None:
+    """And otherwise to nobody outside of the pod."""
+    shown = [
+        _loaded(render({"monitoring": {monitor: {"enabled": enabled, "detail": detail}}}), tmp_path).metrics_detail
+        for enabled, detail in ((True, True), (True, False), (False, True))
+    ]
+
+    assert [True, False, False] == shown
 
 
 def test_token_requests_follow_the_configuration() -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from tests.cluster.chart import NEEDS_HELM, render, values_of
+from tests.cluster.chart import NEEDS_HELM, Manifests, Refused, render, values_of
 
 pytestmark = NEEDS_HELM
 
@@ -25,9 +25,26 @@ _UPSTREAM_MOUNTS = {
 }
 
 
+_IMAGE = {"repository": "registry.example.com/model-csi-driver", "tag": "v1"}
+
+
+def _upgraded() -> Manifests:
+    """What docs/migrating.md says: upstream's values, and this driver's image."""
+    values = values_of("upstream")
+    return render({**values, "image": {**values["image"], **_IMAGE}}, is_upgrade=True)
+
+
+def test_upstreams_own_image_is_refused() -> None:
+    """It answers no probe of this chart: one node after the other would lose its driver."""
+    with pytest.raises(Refused) as refusal:
+        render(values_of("upstream"), is_upgrade=True)
+
+    assert "set image.repository and image.tag to this driver's image" in str(refusal.value)
+
+
 def test_every_object_keeps_its_name() -> None:
     """helm changes objects in place, so that no volume loses its driver meanwhile."""
-    names = {(item["kind"], item["metadata"]["name"]) for item in render(values_of("upstream")).objects}
+    names = {(item["kind"], item["metadata"]["name"]) for item in _upgraded().objects}
 
     assert set() == _UPSTREAM_OBJECTS - names
 
@@ -74,7 +91,7 @@ def test_daemonset_does_not_select_the_controllers_pods() -> None:
 
 def test_immutable_fields_are_upstreams() -> None:
     """attachRequired and volumeLifecycleModes, in its order; of the StorageClass everything but the metadata."""
-    manifests = render(values_of("upstream"))
+    manifests = _upgraded()
     driver = manifests.one("CSIDriver")["spec"]
     storage_class = {key: value for key, value in manifests.one("StorageClass").items() if key != "metadata"}
 
@@ -91,7 +108,7 @@ def test_immutable_fields_are_upstreams() -> None:
 
 def test_what_upstreams_users_rely_on_in_the_pod_is_there() -> None:
     """Command, environment, the names of volumes (which `volumeMounts` may use) and their places."""
-    driver = render(values_of("upstream")).driver()
+    driver = _upgraded().driver()
     mounts = {(mount["name"], mount["mountPath"]) for mount in driver["volumeMounts"]}
 
     assert ["/usr/bin/model-csi-driver", "--config", "/etc/model-csi-driver/config.yaml"] == driver["command"]
@@ -103,11 +120,11 @@ def test_what_upstreams_users_rely_on_in_the_pod_is_there() -> None:
 
 def test_upstreams_values_have_their_effect() -> None:
     """Image, resources, labels, scheduling, network and update strategy are as the user set them."""
-    manifests = render(values_of("upstream"))
+    manifests = _upgraded()
     daemonset, pod = manifests.one("DaemonSet"), manifests.node_pod()
     template = daemonset["spec"]["template"]["metadata"]
 
-    assert "ghcr.io/modelpack/model-csi-driver:latest" == manifests.driver()["image"]
+    assert "registry.example.com/model-csi-driver:v1" == manifests.driver()["image"]
     assert {"cpu": 1, "memory": "1Gi", "ephemeral-storage": "1Gi"} == manifests.driver()["resources"]["limits"]
     assert {"maxUnavailable": "10%", "maxSurge": 0} == daemonset["spec"]["updateStrategy"]["rollingUpdate"]
     assert ("kept", "ml") == (template["annotations"]["example.com/note"], template["labels"]["example.com/team"])

@@ -195,11 +195,12 @@ def test_credentials_are_the_pods(make_driver: MakeDriver) -> None:
 
         driver.stop()
         driver.start()
-        forgotten = friend.mount("again", model.at(registry.host)).status
+        forgotten = friend.mount("again", model.at(registry.host))
         driver.kubelet.publish(friend.volume)
         known = friend.mount("again", model.at(registry.host)).status
 
-        assert (HTTPStatus.INTERNAL_SERVER_ERROR, HTTPStatus.CREATED) == (forgotten, known)
+        assert (HTTPStatus.INTERNAL_SERVER_ERROR, HTTPStatus.CREATED) == (forgotten.status, known)
+        assert "requiresRepublish" in forgotten.body["message"]
         assert "alices-password" not in driver.log_text()
         stored = b"".join(path.read_bytes() for path in driver.root_dir.rglob("*") if path.is_file())
         assert b"alices-password" not in stored

@@ -10,7 +10,9 @@ from typing import Any
 import pytest
 
 from modelcsi.oci.digest import Digest
+from modelcsi.oci.manifest import OCI_INDEX, OCI_MANIFEST
 from tests.examples import EXPECTED, INDEXES, MOUNTABLE, serve
+from tests.fakes.content import MODEL_ARTIFACT
 from tests.fakes.registry import FakeRegistry
 from tests.integration.driver import PROGRAM
 from tests.integration.models import MIB, Format, push, random_bytes, random_files, shown
@@ -73,6 +75,25 @@ def test_an_index_is_followed(registry: FakeRegistry, name: str) -> None:
     assert (EXPECTED[name]["child"], EXPECTED[name]["manifest"]) == (told["child"], told["digest"])
     assert told["child"] in {entry["digest"] for entry in told["manifests"]}
     assert [told["child"]] == [line.split()[0] for line in lines if line.rstrip().endswith("this one")]
+
+
+def test_an_index_that_leaves_the_choice(registry: FakeRegistry) -> None:
+    """Its entries are listed, with the reason why none of them is mounted."""
+    models = [push(registry.content, "inspect/many", {"a": bytes([n])}, tag=str(n)) for n in range(2)]
+    entries = [
+        {"mediaType": OCI_MANIFEST, "digest": str(model.digest), "artifactType": MODEL_ARTIFACT}
+        | {"size": len(registry.content.manifests["inspect/many"][model.tag][1])}
+        for model in models
+    ]
+    index = {"schemaVersion": 2, "mediaType": OCI_INDEX, "manifests": entries}
+    registry.content.add_manifest("inspect/many", index, "all", OCI_INDEX)
+    told = inspected(f"{registry.host}/inspect/many:all")
+    lines = run("inspect", f"{registry.host}/inspect/many:all").stdout
+
+    assert ("index", None, []) == (told["kind"], told["child"], told["files"])
+    assert [str(model.digest) for model in models] == [entry["digest"] for entry in told["manifests"]]
+    assert "name one of them by its digest" in told["warnings"][0]
+    assert all(str(model.digest) in lines for model in models)
 
 
 @pytest.mark.parametrize(

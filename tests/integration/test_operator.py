@@ -220,6 +220,21 @@ def test_configuration_is_read_again(make_driver: MakeDriver) -> None:
     assert driver.kubelet.probe().is_ok
 
 
+def test_rejected_configuration_is_told(driver: Driver) -> None:
+    """As long as the file cannot be used a metric says so, and `modelcsi status`, which finds the driver all the same, says why."""
+    before = driver.run("status", "--config", driver.config_file).stdout
+    driver.write_config({"log_levle": "info"})
+    eventually(lambda: "model_csi_config_rejected 1.0" in page(driver, "/metrics")[1], "it is counted", seconds=10)
+    told = driver.run("status", "--config", driver.config_file).stdout
+    driver.write_config({})
+    eventually(lambda: "model_csi_config_rejected 0.0" in page(driver, "/metrics")[1], "it is over", seconds=10)
+    after = driver.run("status", "--config", driver.config_file).stdout
+
+    assert "unknown key 'log_levle'" in told
+    assert "did you mean 'log_level'?" in told
+    assert "configuration" not in before + after
+
+
 @pytest.mark.parametrize(
     ("config", "says"),
     [

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import grpc
 import pytest
@@ -19,6 +20,7 @@ from tests.integration.driver import Driver, eventually
 from tests.integration.models import MIB, Model, promised, push, push_layers, random_files, shown, upload
 from tests.integration.registry import DockerRegistry, running_docker_registry
 from tests.integration.wire import Wire
+from tests.unit.registry.plugins import PROTOCOL, Plugin
 
 Code = grpc.StatusCode
 _USERS = {
@@ -193,6 +195,36 @@ def test_credentials_of_the_node(make_driver: MakeDriver, guarded: FakeRegistry)
 
     assert Code.UNAUTHENTICATED == refused.code
     assert Code.OK == driver.kubelet.publish(volume).code
+
+
+def test_answers_of_a_plugin_outlive_a_change_of_the_configuration(
+    make_driver: MakeDriver, guarded: FakeRegistry, tmp_path: Path
+) -> None:
+    """A cloud's plugin is not asked again because another key of the driver's file is another one now."""
+    plugin, file = Plugin(tmp_path), tmp_path / "providers.yaml"
+    plugin.answer({guarded.host: {"username": "alice", "password": "alices-password"}}, "Global")
+    provider = {
+        "name": "plugin",
+        "matchImages": [guarded.host],
+        "defaultCacheDuration": "1h",
+        "apiVersion": PROTOCOL,
+    }
+    file.write_text(
+        json.dumps(
+            {"kind": "CredentialProviderConfig", "apiVersion": "kubelet.config.k8s.io/v1", "providers": [provider]}
+        )
+    )
+    config = {"registry": {"credential_provider_config": str(file), "credential_provider_bin_dir": str(tmp_path)}}
+    driver = make_driver(config)
+    models = [push(guarded.content, f"team/plugin-{number}", random_files(number, 1000)) for number in range(2)]
+    codes = [driver.kubelet.publish(volume_of(models[0], guarded.host, "plugin-0")).code]
+    for number in (1, 2):  # that the second change is seen says that the first was done
+        driver.write_config({**config, "features": {"disk_usage_limit": number << 40}})
+        eventually(lambda: driver.log_text().count("is in force") == number, "the change is seen", seconds=10)  # noqa: B023
+    codes.append(driver.kubelet.publish(volume_of(models[1], guarded.host, "plugin-1")).code)
+
+    assert [Code.OK, Code.OK] == codes
+    assert 1 == len(plugin.asked)
 
 
 def test_rights_survive_a_restart_but_not_a_lost_database(make_driver: MakeDriver, guarded: FakeRegistry) -> None:

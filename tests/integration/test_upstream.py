@@ -84,3 +84,22 @@ def test_a_copy_that_another_target_shows_stays(upstreams: Driver) -> None:
     assert [True, True] == codes
     assert is_kept
     assert not copy.exists()
+
+
+@pytest.mark.parametrize("attributes", [{"model.csi.modelpack.org/reference": "registry.invalid/gone:v1"}, {}])
+def test_kubelet_publishes_an_old_volume_again(upstreams: Driver, attributes: dict[str, str]) -> None:
+    """What kubelet publishes again stays mounted as it is, also a volume of the upstream driver and a dynamic one that was switched off.
+
+    As it does when it starts: without a request, also of a model that no registry has any more.
+    """
+    old = PodVolume("old", attributes)
+    upstreams.root_dir.mkdir(exist_ok=True)
+    copy = leave_volume(upstreams, old, is_mounted=True)
+    upstreams.start()
+    published = upstreams.kubelet.publish(old)
+    target = upstreams.kubelet.target(old)
+    kept = (target / "weights.safetensors").read_bytes()
+    upstreams.kubelet.unpublish(old)
+
+    assert published.is_ok, published.text
+    assert (b"weights", False, False) == (kept, target.exists(), copy.exists())

@@ -186,6 +186,19 @@ def test_publications_are_counted_and_named_only_in_the_detail() -> None:
     } == _samples(metrics.detail_exposition())
 
 
+def test_state_in_which_no_publication_is_counts_zero() -> None:
+    """A series that went away would keep an alert on it firing for as long as the alert looks back."""
+    metrics = Metrics()
+    items = [MountItem("registry/model:v1", MountType.INLINE, "csi-1", "PENDING")]
+    metrics.watch_mounts(lambda: tuple(items))
+    before = _samples(metrics.exposition())["model_csi_publications[state=PENDING]"]
+    items.clear()
+    after = _samples(metrics.exposition())
+
+    assert 1 == before
+    assert [0, 0, 0] == [after[f"model_csi_publications[state={state}]"] for state in ("MOUNTED", "PENDING", "PULLING")]
+
+
 def test_no_count_is_lost_between_threads() -> None:
     """Eight threads that count the same operation, two of them creating it."""
     metrics = Metrics()

@@ -13,8 +13,12 @@
 {{- end -}}
 {{- end -}}
 {{- end -}}
+{{- include "modelcsi.checkRootDir" . -}}
 {{- $file := dict "service_name" $config.serviceName "csi_endpoint" "unix:///csi/csi.sock" "root_dir" $config.rootDir -}}
 {{- with $config.metricsAddr }}{{ $_ := set $file "metrics_addr" . }}{{ end -}}
+{{- range list .Values.monitoring.podMonitor .Values.monitoring.serviceMonitor -}}
+{{- if and .enabled .detail }}{{ $_ := set $file "metrics_detail" true }}{{ end -}}
+{{- end -}}
 {{- with $config.logLevel }}{{ $_ := set $file "log_level" . }}{{ end -}}
 {{- with $config.dynamicCsiEndpoint }}{{ $_ := set $file "dynamic_csi_endpoint" . }}{{ end -}}
 {{- with $config.pullConfig }}{{ $_ := set $file "pull_config" . }}{{ end -}}
@@ -25,6 +29,16 @@
 {{- $_ := set $file "kubelet_registration_path" (printf "%s/csi.sock" (include "modelcsi.pluginDir" .)) -}}
 {{- end -}}
 {{- toYaml (mergeOverwrite (deepCopy $file) (deepCopy $extra)) }}
+{{- end }}
+
+{{/* kubelet's directories below its root belong to kubelet, and the driver mounts them beside its own. */}}
+{{- define "modelcsi.checkRootDir" -}}
+{{- $root := printf "%s/" (clean .Values.config.rootDir) -}}
+{{- $kubelet := printf "%s/" (clean .Values.kubeletDir) -}}
+{{- if hasPrefix $root $kubelet }}{{ fail (printf "config.rootDir: kubeletDir, %s, is within it" .Values.kubeletDir) }}{{ end -}}
+{{- range list "pods" "plugins" "plugins_registry" -}}
+{{- if hasPrefix (printf "%s%s/" $kubelet .) $root }}{{ fail (printf "config.rootDir: %s%s is kubelet's" $kubelet .) }}{{ end -}}
+{{- end -}}
 {{- end }}
 
 {{/* The section `registry`, with what follows from other values. */}}

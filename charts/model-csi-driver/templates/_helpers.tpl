@@ -59,8 +59,16 @@ app.kubernetes.io/managed-by: {{ .Release.Service }}
 {{- $image.repository }}:{{ $image.tag | default (index . 1) }}{{ with $image.digest }}@{{ . }}{{ end }}
 {{- end }}
 
+{{/* The upstream driver's image answers none of this chart's probes. Fatal where running drivers would be replaced by it. */}}
 {{- define "modelcsi.driverImage" -}}
+{{- if and .Release.IsUpgrade (include "modelcsi.isUpstreamsImage" .) -}}
+{{- fail (printf "image.repository: %s is the upstream driver, which cannot run under this chart; set image.repository and image.tag to this driver's image" .Values.image.repository) -}}
+{{- end -}}
 {{- include "modelcsi.image" (list .Values.image .Chart.AppVersion) }}
+{{- end }}
+
+{{- define "modelcsi.isUpstreamsImage" -}}
+{{- if eq "ghcr.io/modelpack/model-csi-driver" .Values.image.repository }}yes{{ end }}
 {{- end }}
 
 {{/* Of every container that needs no rights. */}}

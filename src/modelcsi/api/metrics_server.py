@@ -1,11 +1,13 @@
 """`/metrics`, `/metrics/detail`, `/healthz` and `/readyz` on the configured addresses.
 
 `/healthz` says that the process serves, nothing more: a probe that failed for a registry or a full disk would have kubelet kill
-the driver, which mends neither.
+the driver, which mends neither. `/metrics/detail` names the models of all pods, so it is told to the node itself, that is on
+loopback; to others only where the administrator says so.
 """
 
 from __future__ import annotations
 
+import ipaddress
 import socket
 from collections.abc import Callable, Sequence
 
@@ -18,10 +20,18 @@ from modelcsi.metrics import Metrics
 class MetricsServer:
     """Serves metrics and health; `readiness` says why the driver is not ready, None when it is."""
 
-    def __init__(self, addresses: Sequence[TcpAddress], metrics: Metrics, readiness: Callable[[], str | None]) -> None:
+    def __init__(
+        self,
+        addresses: Sequence[TcpAddress],
+        metrics: Metrics,
+        readiness: Callable[[], str | None],
+        shows_detail: Callable[[], bool] = lambda: False,
+    ) -> None:
+        """`shows_detail` is whether others than the node itself may see the names of models."""
         self._wanted = tuple(addresses)
         self._metrics = metrics
         self._readiness = readiness
+        self._shows_detail = shows_detail
         self._servers: dict[TcpAddress, HttpServer] = {}
 
     @property
@@ -38,7 +48,7 @@ class MetricsServer:
             for address in dict.fromkeys(self._wanted):
                 listener = _listen(address)
                 bound = TcpAddress(*listener.getsockname()[:2])
-                self._servers[bound] = HttpServer(listener, self._respond)
+                self._servers[bound] = HttpServer(listener, self.respond)
         except InvalidRequest:
             self.stop()
             raise
@@ -51,10 +61,11 @@ class MetricsServer:
             server.stop()
         self._servers = {}
 
-    def _respond(self, request: Request) -> Answer:
+    def respond(self, request: Request) -> Answer:
+        """What a request gets; in any thread."""
         respond = {
             "/metrics": lambda: Answer(200, self._metrics.exposition(), Metrics.CONTENT_TYPE),
-            "/metrics/detail": lambda: Answer(200, self._metrics.detail_exposition(), Metrics.CONTENT_TYPE),
+            "/metrics/detail": lambda: self._detail(request.reached_at),
             "/healthz": lambda: Answer(200, b"ok\n"),
             "/readyz": self._ready,
         }.get(request.path)
@@ -63,6 +74,11 @@ class MetricsServer:
         if request.method != "GET":
             return Answer(405, b"GET only\n")
         return respond()
+
+    def _detail(self, reached_at: str) -> Answer:
+        if not (ipaddress.ip_address(reached_at).is_loopback or self._shows_detail()):
+            return Answer(403, b"names of models are told on 127.0.0.1 only; metrics_detail: true tells them here\n")
+        return Answer(200, self._metrics.detail_exposition(), Metrics.CONTENT_TYPE)
 
     def _ready(self) -> Answer:
         reason = self._readiness()

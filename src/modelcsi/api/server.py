@@ -2,13 +2,14 @@
 
 One request for each connection, one thread for each connection, a bounded number of both: when it is reached the oldest
 connection that is not worked for is cut, so that whoever sits on connections cannot keep kubelet's probes out; when all are
-worked for, the new one is turned away. `http.server` reads the requests and bounds their headers; its own
-ThreadingHTTPServer bounds neither connections nor bodies.
+worked for, the new one is turned away. `http.server` parses the requests; its own ThreadingHTTPServer bounds neither
+connections nor what one request takes in bytes and time.
 """
 
 from __future__ import annotations
 
 import http
+import io
 import logging
 import socket
 import threading
@@ -17,16 +18,24 @@ from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from functools import partial
 from http.server import BaseHTTPRequestHandler
-from typing import cast
+from typing import TYPE_CHECKING, cast
 
 from modelcsi.api.hangup import watched
+from modelcsi.deadline import Deadline
+
+if TYPE_CHECKING:
+    from _typeshed import WriteableBuffer
 
 logger = logging.getLogger(__name__)
 
 # A guess, far above what a kubelet, a Prometheus and a person need.
 _MAX_CONNECTIONS = 64
 _MAX_BODY_BYTES = 64 << 10
-_SILENCE_SECONDS = 10.0
+_MAX_HEAD_BYTES = 16 << 10
+"""Of request line and headers, beside a body; http.server alone would take 6 MiB."""
+_MAX_LENGTH_DIGITS = 10
+_REQUEST_SECONDS = 10.0
+"""From the first byte that is waited for to the last of the request, and for each piece of the answer."""
 _BACK_OFF_SECONDS = 0.1
 
 
@@ -38,6 +47,8 @@ class Request:
     path: str
     """Without the query."""
     body: bytes
+    reached_at: str = ""
+    """The address of this machine to which the client came; empty on a unix socket."""
     when_gone: Callable[[Callable[[], None]], AbstractContextManager[None]] = field(
         default=lambda _: nullcontext(), repr=False, compare=False
     )
@@ -146,13 +157,19 @@ class HttpServer:
 class _Exchange(BaseHTTPRequestHandler):
     """Reads one request and writes its answer (HTTP/1.0, so the connection ends with it)."""
 
-    timeout = _SILENCE_SECONDS
+    timeout = _REQUEST_SECONDS
     server_version = "modelcsi"
     sys_version = ""
     server: HttpServer  # type: ignore[assignment]  # http.server only stores it
 
     def __init__(self, connection: socket.socket, server: HttpServer) -> None:
         super().__init__(connection, ("", 0), cast("None", server))  # type: ignore[arg-type]
+
+    def setup(self) -> None:
+        """Read through the bounds of a request."""
+        super().setup()
+        self.rfile.close()
+        self.rfile = io.BufferedReader(_Bounded(self.connection))
 
     def do_GET(self) -> None:
         """Answer a GET."""
@@ -174,14 +191,15 @@ class _Exchange(BaseHTTPRequestHandler):
         length = self.headers.get("Content-Length", "0")
         if not length.isascii() or not length.isdigit() or "Transfer-Encoding" in self.headers:
             answer = Answer(400, b"a body needs a Content-Length\n")
-        elif int(length) > _MAX_BODY_BYTES:
+        elif len(length) > _MAX_LENGTH_DIGITS or int(length) > _MAX_BODY_BYTES:
             answer = Answer(413, f"a body has at most {_MAX_BODY_BYTES} bytes\n".encode())
         else:
             body = self.rfile.read(int(length))
             if len(body) < int(length):
                 return
             when_gone = partial(watched, self.connection)
-            answer = self._respond(Request(self.command, self.path.partition("?")[0], body, when_gone))
+            path = self.path.partition("?")[0]
+            answer = self._respond(Request(self.command, path, body, _address(self.connection), when_gone))
         self.send_response(answer.status)
         if answer.status != http.HTTPStatus.NO_CONTENT:  # RFC 9110: it has no body, and no length of one
             self.send_header("Content-Type", answer.content_type)
@@ -195,6 +213,35 @@ class _Exchange(BaseHTTPRequestHandler):
         except Exception:
             logger.exception("%s %s could not be answered", request.method, request.path)
             return Answer(500, b"an unexpected error: the driver's log says more\n")
+
+
+class _Bounded(io.RawIOBase):
+    """What a client sends, as long as it is one request's."""
+
+    def __init__(self, connection: socket.socket) -> None:
+        self._connection = connection
+        self._left = _MAX_HEAD_BYTES + _MAX_BODY_BYTES
+        self._deadline = Deadline.after(_REQUEST_SECONDS)
+
+    def readable(self) -> bool:
+        """As every file that is read."""
+        return True
+
+    def readinto(self, buffer: WriteableBuffer) -> int:
+        """As every file that is read; raises OSError at the end of the bounds."""
+        if not self._left or self._deadline.is_over():
+            raise TimeoutError("a request takes too much or too long")
+        self._connection.settimeout(self._deadline.remaining_seconds())
+        try:
+            count = self._connection.recv_into(buffer, min(self._left, len(memoryview(buffer))))
+        finally:
+            self._connection.settimeout(_REQUEST_SECONDS)  # of what is written
+        self._left -= count
+        return count
+
+
+def _address(connection: socket.socket) -> str:
+    return "" if connection.family == socket.AF_UNIX else str(connection.getsockname()[0])
 
 
 def _shut_down(connection: socket.socket) -> None:

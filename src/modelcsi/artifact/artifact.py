@@ -109,7 +109,7 @@ def _refuse_two_forms(layers: tuple[Layer, ...]) -> None:
     """One digest is kept once, as a file or as members, never as both; no producer asks for both."""
     forms: dict[Digest, tuple[object, ...]] = {}
     for layer in layers:
-        form = (layer.codec.is_tar, layer.undecided, layer.is_compressed_file and layer.codec.compression)
+        form = (layer.codec.is_tar, layer.undecided, not layer.codec.is_tar and layer.codec.compression)
         if forms.setdefault(layer.digest, form) != form:
             raise UnsupportedArtifact(f"the manifest names {layer.where} both as a file and as a tar")
 

@@ -11,6 +11,7 @@ reached (atomic groups), so that no pattern costs more than its length times tha
 
 from __future__ import annotations
 
+import itertools
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -20,7 +21,6 @@ _STAR, _ANY_DIRECTORIES, _SOME_DIRECTORIES, _EVERYTHING = b"*", b"**/", b"**\\/"
 """What a pattern has besides single characters. `**\\/` needs a directory, which `**/` does not."""
 _SPECIAL = b"*?[\\"
 _MAX_LISTS = 32
-_NOTHING = re.compile(rb"(?!)")
 
 _IS_SPACE = frozenset(b" \t\n\v\f\r")
 _GRAPH = frozenset(range(33, 127))
@@ -46,10 +46,9 @@ class _MalformedError(Exception):
 
 
 @dataclass(frozen=True, slots=True)
-class _Pattern:
-    """One pattern; `is_name` means that it is held against base names at any depth."""
+class _Sort:
+    """What a pattern says, and of what; `is_name` means that it is held against base names at any depth."""
 
-    regex: re.Pattern[bytes]
     takes_back: bool
     is_directory: bool
     is_name: bool
@@ -59,7 +58,12 @@ class PatternList:
     """What a list of patterns names; any thread."""
 
     def __init__(self, patterns: Sequence[str]) -> None:
-        self._patterns = [pattern for text in patterns if (pattern := _parse(text)) is not None][::-1]
+        parsed = [pattern for text in patterns if (pattern := _parse(text)) is not None]
+        # The last first. Of neighbours of one sort any may match: one expression for all of them costs a quarter.
+        self._rules = [
+            (sort, re.compile(b"|".join(expression for _, expression in group), re.DOTALL))
+            for sort, group in itertools.groupby(reversed(parsed), key=lambda pattern: pattern[0])
+        ]
         # The directory that was asked about last, and its answer: files come by directories. Replaced as a whole.
         self._last: tuple[bytes, bool] = (b"", False)
 
@@ -82,11 +86,11 @@ class PatternList:
 
     def _judges(self, path: bytes, *, is_directory: bool) -> bool:
         base = path.rpartition(b"/")[2]
-        for pattern in self._patterns:
-            if pattern.is_directory and not is_directory:
+        for sort, expression in self._rules:
+            if sort.is_directory and not is_directory:
                 continue
-            if pattern.regex.fullmatch(base if pattern.is_name else path):
-                return not pattern.takes_back
+            if expression.fullmatch(base if sort.is_name else path):
+                return not sort.takes_back
         return False
 
 
@@ -96,8 +100,8 @@ def pattern_list(patterns: tuple[str, ...]) -> PatternList:
     return PatternList(patterns)
 
 
-def _parse(text: str) -> _Pattern | None:
-    """None for a comment (git's `parse_path_pattern`)."""
+def _parse(text: str) -> tuple[_Sort, bytes] | None:
+    """The pattern's sort and expression (git's `parse_path_pattern`); None for a comment, and one that matches nothing."""
     pattern = text.encode("utf-8", "surrogatepass")
     if pattern.startswith(b"#"):
         return None
@@ -107,7 +111,8 @@ def _parse(text: str) -> _Pattern | None:
     is_directory = pattern.endswith(b"/")
     pattern = pattern[: len(pattern) - is_directory]
     is_name = b"/" not in pattern
-    return _Pattern(_compiled(pattern, is_name=is_name), takes_back, is_directory, is_name)
+    expression = _path_expression(pattern, is_name=is_name)
+    return None if expression is None else (_Sort(takes_back, is_directory, is_name), expression)
 
 
 def _without_trailing_spaces(pattern: bytes) -> bytes:
@@ -125,9 +130,9 @@ def _without_trailing_spaces(pattern: bytes) -> bytes:
     return pattern[:end]
 
 
-def _compiled(pattern: bytes, *, is_name: bool) -> re.Pattern[bytes]:
+def _path_expression(pattern: bytes, *, is_name: bool) -> bytes | None:
     if not pattern:
-        return _NOTHING
+        return None
     literal = b""
     if not is_name:
         # What comes before the first special character is compared apart, so that `**` may follow anything literal.
@@ -136,8 +141,8 @@ def _compiled(pattern: bytes, *, is_name: bool) -> re.Pattern[bytes]:
     try:
         tokens = _tokens(pattern)
     except _MalformedError:
-        return _NOTHING
-    return re.compile(re.escape(literal) + _expression(tokens), re.DOTALL)
+        return None
+    return re.escape(literal) + _expression(tokens)
 
 
 def _tokens(pattern: bytes) -> list[bytes]:
@@ -211,7 +216,14 @@ def _class(pattern: bytes, position: int) -> tuple[bytes, int]:
     members.discard(ord("/"))
     if not members:
         raise _MalformedError
-    return b"[" + b"".join(b"\\x%02x" % member for member in sorted(members)) + b"]", position + 1
+    return _members_expression(members), position + 1
+
+
+def _members_expression(members: set[int]) -> bytes:
+    """As ranges: a class of a few characters may mean nearly all bytes."""
+    first = sorted(member for member in members if member - 1 not in members)
+    last = sorted(member for member in members if member + 1 not in members)
+    return b"[" + b"".join(b"\\x%02x-\\x%02x" % ends for ends in zip(first, last, strict=True)) + b"]"
 
 
 def _class_byte(pattern: bytes, position: int) -> tuple[int, int]:

@@ -42,7 +42,7 @@ EVERYTHING = Reading(Form.IMAGE, ("",))
 
 def reading_of(layer: Layer, selection: Selection) -> Reading:
     """How a layer has to be read for a selection."""
-    if layer.is_compressed_file:
+    if layer.codec.is_packed_file:
         return AS_FILE
     if not layer.is_image:
         return AS_TAR

@@ -34,6 +34,16 @@ class Codec:
     is_tar: bool
     compression: Compression = Compression.NONE
 
+    @property
+    def is_packed(self) -> bool:
+        """Whether the bytes are not kept as they come, but as members: those of a tar, or the one that a compressed file is."""
+        return self.is_tar or self.is_packed_file
+
+    @property
+    def is_packed_file(self) -> bool:
+        """Whether it is a file that is shown decompressed."""
+        return not self.is_tar and self.compression is not Compression.NONE
+
 
 RAW = Codec(is_tar=False)
 RAW_GZIP = Codec(is_tar=False, compression=Compression.GZIP)
@@ -82,11 +92,6 @@ class Layer:
     def size(self) -> int:
         """The size of the blob in bytes."""
         return self.descriptor.size
-
-    @property
-    def is_compressed_file(self) -> bool:
-        """Whether it is a file that is shown decompressed."""
-        return not self.codec.is_tar and self.codec.compression is not Compression.NONE
 
     @property
     def where(self) -> str:

@@ -59,7 +59,7 @@ class TreeBuilder:
             self.warn(
                 f"{layer.where} has no name: its file is {shown(layer.path)}, and upstream's filters leave it out"
             )
-        inner = members[0] if members and layer.is_compressed_file else None
+        inner = members[0] if members and layer.codec.is_packed_file else None
         entry = FileEntry(
             layer.path,
             EntryType.FILE,
@@ -70,7 +70,7 @@ class TreeBuilder:
             member=WHOLE_FILE if inner else None,
             sha256=inner.sha256 if inner else "",
         )
-        identity = layer.digest.hex
+        identity = inner.sha256 if inner else layer.digest.hex
         self._enter(TreeNode(entry, layer.where, identity, layer.is_weight, layer.has_fallback_name))
 
     def add_members(self, layer: Layer, members: Sequence[Member]) -> None:

@@ -15,7 +15,7 @@ from modelcsi.api.control import Control
 from modelcsi.cli.build import registry_of, settings_of_flags
 from modelcsi.cli.main import DEFAULT_CONFIG, DONE, FAILED
 from modelcsi.cli.terminal import draw_bar, draw_table
-from modelcsi.config.file import load_config, parse_size
+from modelcsi.config.file import load_root_dir, parse_size
 from modelcsi.errors import NotFound
 from modelcsi.mount.mounter import Mounter
 from modelcsi.pull.puller import Puller, PullLimits
@@ -64,6 +64,8 @@ def run_status(options: argparse.Namespace) -> int:
         return DONE
     if status["registration"] is not None:
         print(f"kubelet: {status['registration']}")
+    if status["configuration"] is not None:
+        print(f"configuration: not in force, the driver goes on with the one before: {status['configuration']}")
     for pull in status["pulls"]:
         print(f"pulling {pull['reference']}\n  {_progress(pull)}")
     rows = [
@@ -140,7 +142,7 @@ def _progress(pull: dict[str, Any]) -> str:
 @contextmanager
 def _node(options: argparse.Namespace) -> Iterator[Control]:
     """The running driver, or where none runs the store itself: it is locked while it is asked."""
-    root = options.root_dir or load_config(getattr(options, "config", None) or DEFAULT_CONFIG).root_dir
+    root = options.root_dir or load_root_dir(getattr(options, "config", None) or DEFAULT_CONFIG)
     if not StoreLayout(root).format_file.exists():
         raise NotFound(f"{root} holds no store", hint="name the driver's with --root-dir or --config")
     driver = _Driver(root)

@@ -18,7 +18,7 @@ from modelcsi.cli.build import RegistrySettings, registry_of
 from modelcsi.cli.cluster import Cluster
 from modelcsi.cli.signals import EndSignal
 from modelcsi.config.environment import node_name
-from modelcsi.config.model import Config
+from modelcsi.config.model import Config, RegistryConfig
 from modelcsi.config.providers import load_providers, plugin_environment
 from modelcsi.config.source import ConfigSource
 from modelcsi.deadline import Deadline
@@ -35,7 +35,7 @@ from modelcsi.registry.providers import Providers
 from modelcsi.registry.transport import Request, Response, Transport
 from modelcsi.store.store import Store
 from modelcsi.volume.dynamic import DynamicVolumes
-from modelcsi.volume.inventory import Inventory
+from modelcsi.volume.inventory import DriverState, Inventory
 from modelcsi.volume.slots import PublishSlots
 from modelcsi.volume.volumes import Volumes
 
@@ -93,6 +93,7 @@ class NodeDriver:
             artifacts=len(sweep.artifacts), size_bytes=sweep.freed_bytes
         )
         self._cluster = Cluster(config)
+        self._providers: Providers | None = None
         self._puller = Puller(self._store, *self._registry_of(config), limits)
         self._puller.observer = _MeasuredPulls(self._metrics)
         mounter = Mounter()
@@ -105,10 +106,9 @@ class NodeDriver:
             pods=self._cluster.pods,
             dynamic=self._dynamic,
         )
-        self._registration = registration = _registration_of(config)
+        self._registration = _registration_of(config)
         self._inventory = Inventory(
-            *(self._store, self._puller, self._volumes.failures, self._dynamic.rows),
-            registration=None if registration is None else lambda: str(registration.state),
+            *(self._store, self._puller, self._volumes.failures, self._dynamic.rows), driver=self._state
         )
         services = Services(
             identity=Identity(config.service_name, self._is_ready.is_set),
@@ -116,7 +116,6 @@ class NodeDriver:
                 self._volumes,
                 service_name=config.service_name,
                 node_id=node_name(config.environment),
-                has_dynamic_mounts=lambda: source.current.features.dynamic_mounts,
                 has_context_tokens=self._cluster.has_context_tokens,
             ),
             controller=Controller(config.service_name),
@@ -124,7 +123,10 @@ class NodeDriver:
         self._csi = CsiServer(
             f"unix://{config.csi_socket}", services, self._metrics, publish_slots=config.publish_slots
         )
-        self._api = MetricsServer(config.metrics_addresses, self._metrics, self._why_not_ready)
+        self._api = MetricsServer(
+            *(config.metrics_addresses, self._metrics, self._why_not_ready),
+            shows_detail=lambda: source.current.metrics_detail,
+        )
         self._control = ControlServer(config.root_dir, self._inventory)
 
     def start(self) -> None:
@@ -166,13 +168,18 @@ class NodeDriver:
             return self._csi.trouble
         return self._registration.why_not_registered if self._registration is not None else None
 
+    def _state(self) -> DriverState:
+        registration = None if self._registration is None else str(self._registration.state)
+        return DriverState(registration, self._source.rejection)
+
     def _keep_house(self) -> None:
         while not self._ended.wait(_HOUSEKEEPING_SECONDS):
             try:
                 self._volumes.expire()
                 if self._cluster.label_node is not None:
-                    artifacts = self._store.records.artifacts()
-                    self._cluster.label_node(record.manifest for record in reversed(artifacts))
+                    complete = self._store.views.manifests()
+                    used = (record.manifest for record in reversed(self._store.records.artifacts()))
+                    self._cluster.label_node(manifest for manifest in used if str(manifest) in complete)
             except Exception:  # a thread's main: a full disk today must not end the housekeeping of tomorrow
                 logger.exception("housekeeping failed; it is done again in %g s", _HOUSEKEEPING_SECONDS)
 
@@ -188,20 +195,28 @@ class NodeDriver:
         return registry_of(settings, lambda transport: _MeasuredTransport(transport, self._metrics))
 
     def _sources_of(self, config: Config) -> Sources:
-        wanted, providers = config.registry, None
-        if wanted.credential_provider_config and wanted.credential_provider_bin_dir:
-            plugins = load_providers(wanted.credential_provider_config)
-            providers = Providers(plugins, wanted.credential_provider_bin_dir, plugin_environment(os.environ))
+        wanted = config.registry
+        self._providers = self._providers_of(wanted)
         return Sources(
             pull_secrets=self._cluster.pull_secrets,
             tokens=wanted.service_account_tokens,
-            providers=providers,
+            providers=self._providers,
             node_access=NodeAccess(wanted.node_credentials),
             has_pod_info=self._cluster.has_pod_info,
         )
 
+    def _providers_of(self, config: RegistryConfig) -> Providers | None:
+        """The plugins; while they are the same, with the answers they gave: another key of the file may have changed."""
+        if not (config.credential_provider_config and config.credential_provider_bin_dir):
+            return None
+        plugins, bin_dir = load_providers(config.credential_provider_config), config.credential_provider_bin_dir
+        if self._providers is not None and self._providers.is_made_of(plugins, bin_dir):
+            return self._providers
+        return Providers(plugins, bin_dir, plugin_environment(os.environ))
+
     def _watch_gauges(self) -> None:
         self._metrics.watch_gauge(Gauge.NOT_READY, lambda: float(self._why_not_ready() is not None))
+        self._metrics.watch_gauge(Gauge.CONFIG_REJECTED, lambda: float(self._source.rejection is not None))
         self._metrics.watch_gauge(Gauge.CACHE_BYTES, lambda: float(self._store.content.size_bytes()))
         self._metrics.watch_gauge(Gauge.CACHE_ARTIFACTS, lambda: float(len(self._store.records.artifacts())))
         self._metrics.watch_gauge(Gauge.PULLS_IN_FLIGHT, lambda: float(len(self._puller.running())))

@@ -52,6 +52,18 @@ def load_config(path: Path, environment: Mapping[str, str] = os.environ) -> Conf
     return config
 
 
+def load_root_dir(path: Path) -> Path:
+    """`root_dir` of the file, whatever is wrong with the rest of it: a driver may run that rejects it, and shall be asked.
+
+    Raises InvalidRequest, which names the file.
+    """
+    try:
+        value = read_yaml(path).get("root_dir")
+        return Config().root_dir if value is None else _directory(value, "root_dir")
+    except InvalidRequest as error:
+        raise InvalidRequest(f"{path}: {error.message}", hint=error.hint) from error
+
+
 def _values(
     section: type, document: Mapping[Hashable, object], prefix: str, variables: Mapping[str, str]
 ) -> Iterator[tuple[str, Any]]:

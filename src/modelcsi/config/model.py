@@ -2,16 +2,17 @@
 
 docs/configuration.md is written from this file (`hack/gen-docs`). Keys of the upstream driver that mean nothing here are accepted,
 so that its configuration keeps working, and marked `ignored`; setting one is warned about. `restart` marks what is
-read once, at start. Values are checked when they are made and never change.
+read once, at start. `minimum`, `maximum`, `words` and `pattern` say what may be written; the chart's schema of values says the same.
+Values are checked when they are made and never change.
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import NewType
+from typing import Any, NewType
 
 from modelcsi.config.address import TcpAddress, parse_socket_path
 from modelcsi.config.environment import Environment, docker_config_dir
@@ -27,7 +28,8 @@ Namespaces = Mapping[str, tuple[str, ...]]
 _RESTART = {"restart": True}
 _IGNORED = {"ignored": True}
 # CSI, GetPluginInfoResponse.name.
-_SERVICE_NAME = re.compile(r"[A-Za-z0-9](?:[-.A-Za-z0-9]{0,61}[A-Za-z0-9])?")
+_SERVICE_NAME = r"[A-Za-z0-9]([-.A-Za-z0-9]{0,61}[A-Za-z0-9])?"
+_PROXY_URL = r"(https?://.*)?"
 _LOG_LEVELS = ("debug", "info", "warning", "error")
 _MIN_MEMORY_BYTES = 8 << 20
 _MAX_NODE_LABELS = 64
@@ -42,19 +44,19 @@ class PullConfig:
     """The directory of a docker `config.json` with the node's own credentials and plain registries (`auths[host].serverscheme:
     http`). Default: `$DOCKER_CONFIG`, else `~/.docker`. The file is read at each attempt, so a rotated secret needs no restart."""
 
-    proxy_url: str = field(default="", repr=False)
+    proxy_url: str = field(default="", repr=False, metadata={"pattern": _PROXY_URL})
     """`http://` or `https://` URL of the proxy for all registries but those of NO_PROXY and loopback. Default: none, then
     HTTPS_PROXY and HTTP_PROXY count. `$` is not expanded, since passwords contain it."""
 
-    concurrency: int = 0
+    concurrency: int = field(default=0, metadata={"minimum": 0})
     """Layers of one artifact that are pulled at the same time. Default: 0, which means 4: measured, four layers saturate two cores,
     and more only take memory from each other. (Upstream's 0 means 5.)"""
 
-    parallel_pulls: int = field(default=4, metadata=_RESTART)
+    parallel_pulls: int = field(default=4, metadata=_RESTART | {"minimum": 1})
     """Artifacts that are pulled at the same time; of those that wait, the one with the fewest bytes left starts next, so that a huge
     model does not starve small ones. Default: 4, a guess."""
 
-    memory_budget: SizeBytes = field(default=SizeBytes(64 << 20), metadata=_RESTART)
+    memory_budget: SizeBytes = field(default=SizeBytes(64 << 20), metadata=_RESTART | {"minimum": _MIN_MEMORY_BYTES})
     """Bytes that all pulls together may hold between network and disk. Default: 64MiB, which keeps the process under 150 MiB; at
     least 8MiB."""
 
@@ -68,15 +70,9 @@ class PullConfig:
     """Of an unreleased upstream change. Ignored: `parallel_pulls` and `memory_budget` limit what a node does at once."""
 
     def __post_init__(self) -> None:
-        _require(self.concurrency >= 0, f"pull_config.concurrency is {self.concurrency}, less than 0")
-        _require(self.parallel_pulls >= 1, f"pull_config.parallel_pulls is {self.parallel_pulls}, less than 1")
-        _require(self.memory_budget >= _MIN_MEMORY_BYTES, "pull_config.memory_budget is less than 8MiB")
+        _check_bounds(self, "pull_config.")
         # The URL may hold a password, so the message does not show it.
-        schemes = ("http://", "https://")
-        _require(
-            not self.proxy_url or self.proxy_url.startswith(schemes),
-            "pull_config.proxy_url is no http:// or https:// URL",
-        )
+        _require(re.fullmatch(_PROXY_URL, self.proxy_url), "pull_config.proxy_url is no http:// or https:// URL")
 
     @property
     def layers_at_once(self) -> int:
@@ -92,7 +88,7 @@ class FeaturesConfig:
     """Upstream: look for free space before a pull. Here space is always checked, and reserved, before the first byte; both values
     mean the same. Default: false."""
 
-    disk_usage_limit: SizeBytes = SizeBytes(0)
+    disk_usage_limit: SizeBytes = field(default=SizeBytes(0), metadata={"minimum": 0})
     """Bytes that all content on the node may take; what nobody uses is evicted to stay below, and a pull that cannot is refused with
     RESOURCE_EXHAUSTED. Default: 0, which means the file system's free space. Counts whenever it is set, whatever
     `check_disk_quota` says."""
@@ -103,7 +99,7 @@ class FeaturesConfig:
     that an admin gives on purpose."""
 
     def __post_init__(self) -> None:
-        _require(self.disk_usage_limit >= 0, "features.disk_usage_limit is less than 0")
+        _check_bounds(self, "features.")
 
 
 @dataclass(frozen=True, slots=True)
@@ -172,12 +168,12 @@ class KubernetesConfig:
     """Ask whether a pod whose publish waits is being deleted, so that it can go at once. Needs the right to get pods. Default: false,
     then such a pod waits until the call ends, up to two minutes; the chart says true."""
 
-    node_labels: int = field(default=0, metadata=_RESTART)
+    node_labels: int = field(default=0, metadata=_RESTART | {"minimum": 0, "maximum": _MAX_NODE_LABELS})
     """So many of the last used artifacts are labels of the node (`<service_name>/<first 32 digits of the digest>`), for
     scheduling. Needs the right to patch nodes. Default: 0, none."""
 
     def __post_init__(self) -> None:
-        _require(0 <= self.node_labels <= _MAX_NODE_LABELS, f"kubernetes.node_labels is not 0 to {_MAX_NODE_LABELS}")
+        _check_bounds(self, "kubernetes.")
 
     @property
     def is_used(self) -> bool:
@@ -189,7 +185,7 @@ class KubernetesConfig:
 class Config:
     """The whole file, and the environment it was read in."""
 
-    service_name: str = field(default="model.csi.modelpack.org", metadata=_RESTART)
+    service_name: str = field(default="model.csi.modelpack.org", metadata=_RESTART | {"pattern": _SERVICE_NAME})
     """The driver's name in the CSIDriver object and in pod specs, and the prefix of its attributes (`<service_name>/reference`).
     Default: `model.csi.modelpack.org`, the upstream driver's, so that its volumes keep working."""
 
@@ -205,13 +201,17 @@ class Config:
     """`tcp://HOST:PORT` of `/metrics`, `/metrics/detail`, `/healthz` and `/readyz`; `tcp://$POD_IP:5244` also serves
     127.0.0.1:5244. Model names are on `/metrics/detail` only. Default: none, nothing is served."""
 
-    log_level: str = "info"
+    metrics_detail: bool = False
+    """Whether `/metrics/detail`, with the names of the models of all pods, is told to others than the node itself (loopback).
+    Whoever reaches `metrics_addr` reads it then. Default: false; the chart says true where a monitor scrapes it."""
+
+    log_level: str = field(default="info", metadata={"words": _LOG_LEVELS})
     """`debug`, `info`, `warning` or `error`; `--log-level` wins. Default: `info`, what an operator counts or acts on."""
 
-    publish_slots: int = field(default=32, metadata=_RESTART)
+    publish_slots: int = field(default=128, metadata=_RESTART | {"minimum": 1})
     """Publish calls that may wait for pulls at the same time; 16 more threads answer everything else, so that probes never queue
-    behind pulls. When all are taken, the one that has waited longest is told to come back. Default: 32, a guess of how many pods
-    start on a node at once."""
+    behind pulls. When all are taken, the one that has waited longest is told to come back, which kubelet does ever more slowly.
+    Default: 128, more than the 110 pods that kubelet allows a node; a call that waits costs a thread."""
 
     pull_config: PullConfig = field(default_factory=PullConfig)
     """Fetching artifacts."""
@@ -253,12 +253,11 @@ class Config:
     """Not a key: the variables of the process."""
 
     def __post_init__(self) -> None:
+        _check_bounds(self, "")
         _require(
-            _SERVICE_NAME.fullmatch(self.service_name), f"service_name {self.service_name!r} is no CSI driver name"
+            re.fullmatch(_SERVICE_NAME, self.service_name), f"service_name {self.service_name!r} is no CSI driver name"
         )
         _require(self.root_dir.is_absolute(), f"root_dir {str(self.root_dir)!r} is not an absolute path")
-        _require(self.log_level in _LOG_LEVELS, f"log_level {self.log_level!r} is none of {', '.join(_LOG_LEVELS)}")
-        _require(self.publish_slots >= 1, f"publish_slots is {self.publish_slots}, less than 1")
         _require(
             not self.kubelet_registration_path or self.kubelet_registration_path.startswith("/"),
             f"kubelet_registration_path {self.kubelet_registration_path!r} is not an absolute path",
@@ -294,6 +293,21 @@ class Config:
     def docker_config_dir(self) -> Path:
         """Where the node's docker config.json is looked for."""
         return self.pull_config.docker_config_dir or docker_config_dir(self.environment)
+
+
+def _check_bounds(section: Any, prefix: str) -> None:
+    """Hold each value against what the metadata of its field says."""
+    for known in fields(section):
+        value, marks = getattr(section, known.name), known.metadata
+        if "words" in marks:
+            words = ", ".join(marks["words"])
+            _require(value in marks["words"], f"{prefix}{known.name} {value!r} is none of {words}")
+        if "minimum" in marks:
+            least = marks["minimum"]
+            shown = f"{least >> 20}MiB" if least >= 1 << 20 else str(least)
+            _require(value >= least, f"{prefix}{known.name} is {value}, less than {shown}")
+        if "maximum" in marks:
+            _require(value <= marks["maximum"], f"{prefix}{known.name} is {value}, more than {marks['maximum']}")
 
 
 def _require(condition: object, message: str) -> None:

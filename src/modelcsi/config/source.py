@@ -29,7 +29,7 @@ class ConfigSource:
 
     def __init__(self, path: Path, environment: Mapping[str, str] = os.environ) -> None:
         """Read the file once; raises InvalidRequest, since there is no older one to keep."""
-        # _lock guards the other fields and makes one refresh at a time; _current is only ever replaced as a whole.
+        # _lock guards the other fields and makes one refresh at a time; _current and _refusal are only ever replaced as a whole.
         self._lock = threading.Lock()
         self._path = path
         self._environment = environment
@@ -48,6 +48,11 @@ class ConfigSource:
     def current(self) -> Config:
         """The configuration in force."""
         return self._current
+
+    @property
+    def rejection(self) -> str | None:
+        """Why the file as it is now is not in force; None when it is, but for what needs a restart."""
+        return self._refusal or None
 
     def subscribe(self, listener: Callable[[Config], None]) -> None:
         """Have `listener` called, in the watching thread, with each Config before it comes into force.

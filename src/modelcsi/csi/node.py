@@ -48,15 +48,13 @@ class Node(csi_pb2_grpc.NodeServicer):
         *,
         service_name: str,
         node_id: str,
-        has_dynamic_mounts: Callable[[], bool] = lambda: False,
         has_context_tokens: Callable[[], bool | None] = lambda: None,
     ) -> None:
-        """`has_dynamic_mounts` is asked at each publish; `has_context_tokens` tells whether kubelet itself writes the
-        service-account tokens that are among the attributes (None: not known).
+        """`has_context_tokens` tells whether kubelet itself writes the service-account tokens that are among the attributes (None:
+        not known).
         """
         self._volumes = volumes
         self._has_context_tokens = has_context_tokens
-        self._has_dynamic_mounts = has_dynamic_mounts
         self._service_name = service_name
         self._node_id = node_id
 
@@ -74,10 +72,7 @@ class Node(csi_pb2_grpc.NodeServicer):
         if sum(len(key) + len(value) for key, value in attributes.items()) > _MAX_ATTRIBUTES_BYTES:
             raise InvalidRequest(f"volume_context has over {_MAX_ATTRIBUTES_BYTES} bytes")
         secrets = with_vouched_tokens(request.secrets, attributes, self._has_context_tokens)
-        spec = parse_spec(
-            *(request.volume_id, target, attributes, secrets, self._service_name),
-            has_dynamic_mounts=self._has_dynamic_mounts(),
-        )
+        spec = parse_spec(request.volume_id, target, attributes, secrets, self._service_name)
         self._volumes.publish(spec, deadline)
         return csi_pb2.NodePublishVolumeResponse()
 

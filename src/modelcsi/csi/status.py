@@ -27,6 +27,7 @@ CODES: Mapping[type[errors.ModelCsiError], grpc.StatusCode] = MappingProxyType(
         errors.OperationPending: grpc.StatusCode.ABORTED,
         errors.PullPending: grpc.StatusCode.ABORTED,
         errors.RegistryUnavailable: grpc.StatusCode.UNAVAILABLE,
+        errors.ClusterUnavailable: grpc.StatusCode.UNAVAILABLE,
         errors.Busy: grpc.StatusCode.UNAVAILABLE,
         errors.ShuttingDown: grpc.StatusCode.UNAVAILABLE,
         errors.MountFailed: grpc.StatusCode.UNAVAILABLE,

@@ -14,6 +14,7 @@ from urllib.parse import urlsplit
 import requests
 from requests.adapters import BaseAdapter
 
+from modelcsi.deadline import Deadline
 from modelcsi.errors import CorruptContent
 from modelcsi.oci.digest import Digest
 from modelcsi.registry.answers import MAX_ERROR_BYTES, read_bounded
@@ -84,9 +85,9 @@ class TransportAdapter(BaseAdapter):
             timeout if isinstance(timeout, Timeouts) else Timeouts(),
         )
         if method not in _SAFE_METHODS:
-            return _answer(request, self._transport.request(sent))
-        end = follow(self._transport, self._hosts, self._endpoint, sent)
-        return _answer(request, end.response, is_foreign=end.is_foreign)
+            return _answer(request, sent, self._transport.request(sent))
+        end = follow(self._transport, self._hosts, self._endpoint, sent, Deadline.never())
+        return _answer(request, sent, end.response, is_foreign=end.is_foreign)
 
     def close(self) -> None:
         """The transport is its maker's to close."""
@@ -134,9 +135,11 @@ class BlobBody:
             raise CorruptContent(f"{self._path} is damaged: it has not the digest {self._digest}", hint="pack it again")
 
 
-def _answer(request: requests.PreparedRequest, response: Response, *, is_foreign: bool = False) -> Answer:
+def _answer(
+    request: requests.PreparedRequest, sent: Request, response: Response, *, is_foreign: bool = False
+) -> Answer:
     try:
-        body = read_bounded(response, MAX_ERROR_BYTES)
+        body = read_bounded(response, MAX_ERROR_BYTES, Deadline.after(sent.timeouts.stall_seconds))
     finally:
         response.close()
     answer = Answer()

@@ -223,10 +223,15 @@ class PullJob:
         return settled(self.artifact.layers, self.selection, read)
 
     def _members(self, selection: Selection) -> dict[Digest, tuple[Member, ...]]:
-        content = self._store.content
-        apart = [layer for layer in self.layers if layer.codec.is_tar or layer.is_compressed_file]
-        found = {layer.digest: content.members(layer.digest, reading_of(layer, selection)) for layer in apart}
-        return {digest: members for digest, members in found.items() if members is not None}
+        """Those of the layers that are kept as members; an undecided one need not be."""
+        members: dict[Digest, tuple[Member, ...]] = {}
+        for layer in filter(lambda layer: layer.codec.is_packed, self.layers):
+            found = self._store.content.members(layer.digest, reading_of(layer, selection))
+            if found is not None:
+                members[layer.digest] = found
+            elif not layer.undecided:
+                raise PullPending(f"pulling {self.reference}: {layer.where} is being unpacked in another form")
+        return members
 
     def _build_view(self, tree: FileTree) -> Path:
         origin = {

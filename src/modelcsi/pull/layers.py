@@ -78,11 +78,11 @@ class LayerPuller:
     def holds(self, layer: Layer, selection: Selection) -> bool:
         """Whether the store has all that the selection shows of the layer."""
         content = self._store.content
-        is_apart = layer.codec.is_tar or layer.is_compressed_file
-        members = content.members(layer.digest, reading_of(layer, selection)) if is_apart else None
+        is_packed = layer.codec.is_packed
+        members = content.members(layer.digest, reading_of(layer, selection)) if is_packed else None
         if members is not None and all(layer.admits(member.path) for member in members):
             return not missing_members(layer, members, selection)
-        if not content.has_blob(layer.digest) or (is_apart and not layer.undecided):
+        if not content.has_blob(layer.digest) or (is_packed and not layer.undecided):
             return False
         # Another artifact may have called the same bytes a file: what this one means does not depend on it.
         return not (layer.undecided and self._is_tar_kept_as_file(layer))
@@ -148,8 +148,8 @@ class LayerPuller:
     def _bring_as_told(self, layer: Layer, work: LayerWork) -> None:
         if layer.undecided:
             self._bring_undecided(layer, work)
-        elif layer.codec.is_tar or layer.is_compressed_file:
-            self._bring_tar(layer, work)
+        elif layer.codec.is_packed:
+            self._bring_packed(layer, work)
         else:
             self._bring_blob(layer, work)
 
@@ -159,7 +159,7 @@ class LayerPuller:
             self._transfer(layer.descriptor, Accounted(ingest, work.reservation), work)
             self._store.content.commit(_ready(ingest, layer))
 
-    def _bring_tar(self, layer: Layer, work: LayerWork) -> None:
+    def _bring_packed(self, layer: Layer, work: LayerWork) -> None:
         reading = self._reading(layer, work)
         is_plain = layer.codec.compression is Compression.NONE
         with closing(self._layer_ingest(layer, work, reading, is_resumable=is_plain)) as ingest:
@@ -215,7 +215,7 @@ class LayerPuller:
         if missing_members(layer, members or (), work.selection_of(layer)):
             # A hard link that is wanted points at a file that is not: known only now. Read once more, keeping everything.
             work.progress.take_back(layer.size)
-            self._bring_tar(layer, replace(work, selection=Selection()))
+            self._bring_packed(layer, replace(work, selection=Selection()))
 
     def _transfer(
         self,

@@ -99,7 +99,7 @@ def list_artifact(
     left = limit_bytes
     for layer in sorted(artifact.layers, key=lambda layer: layer.size):
         if not layer.codec.is_tar:
-            if layer.is_compressed_file and (size := parse_file_metadata(layer.descriptor).size) is not None:
+            if layer.codec.is_packed_file and (size := parse_file_metadata(layer.descriptor).size) is not None:
                 members[layer.digest] = (whole_file(size, 0, 0),)
             continue
         if layer.digest in members:

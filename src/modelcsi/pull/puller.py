@@ -16,10 +16,11 @@ from typing import Protocol
 
 from modelcsi.artifact.tree import wanted_layers
 from modelcsi.deadline import Deadline
-from modelcsi.errors import FinalError, ModelCsiError
+from modelcsi.errors import FinalError, Forbidden, ModelCsiError, NotFound, Unauthenticated
 from modelcsi.pull.job import PullJob
 from modelcsi.pull.layers import LayerPuller, is_told
 from modelcsi.pull.patience import Patience
+from modelcsi.pull.policy import PullPolicy
 from modelcsi.pull.progress import ProgressReport
 from modelcsi.pull.queue import JobQueue
 from modelcsi.pull.resolve import Resolved, Resolver, Wish
@@ -30,6 +31,10 @@ from modelcsi.store.records import ArtifactRecord
 from modelcsi.store.store import Store
 
 logger = logging.getLogger(__name__)
+
+
+_RESOLVE_SECONDS = 115.0
+"""As long as kubelet would wait for a publish; a manifest and a few tokens take seconds."""
 
 
 class PullObserver(Protocol):
@@ -102,7 +107,7 @@ class Puller:
 
     def resolve(self, wish: Wish, patience: Patience) -> Resolved:
         """See `Resolver.resolve`; a caller whose patience ends first gets PullPending."""
-        return patience.wait_for(lambda: self._resolver.resolve(wish, patience.deadline), str(wish.reference))
+        return self._asked(lambda deadline: self._resolver.resolve(wish, deadline), wish, patience)
 
     def pull(
         self,
@@ -116,30 +121,16 @@ class Puller:
         `joined` is told which job the caller waits for, if it has to.
 
         Raises PullPending while the job runs on without this caller, and what ended the job. After a final error the
-        caller ends its lease.
+        caller ends its lease. Raises NotFound with `Never` where something would have to be asked for.
         """
-        artifact, wish = resolved.artifact, resolved.wish
-        layers = wanted_layers(artifact, wish.selection)
-        size = sum(layer.size for layer in layers)
-        record = ArtifactRecord(artifact.digest, str(wish.reference), artifact.kind, size, 0, 0)
-        self._store.collector.keep(record, [*(layer.digest for layer in layers), *resolved.documents], owner)
-        for digest, content in resolved.documents.items():  # another tag may have led here by other ones
-            self._store.content.keep_manifest(digest, content)
-        view = wish.view_of(artifact.digest)
-        path = self._store.views.path(view)
-        if path is not None and self._is_proven(resolved):
-            return PulledView(view, path)
-        self._store.content.keep_manifest(artifact.digest, resolved.manifest)
-        job = self._join(resolved, owner)
-        if joined is not None:
-            joined(job)
-        patience.attach(job.nudge)
         try:
-            path = job.wait(patience.is_over, patience.deadline.remaining_seconds, resolved.repository)
-        except FinalError:
-            self.leave(owner)  # told now
-            raise
-        return PulledView(view, path)
+            return self._pull(resolved, owner, patience, joined)
+        except (Unauthenticated, Forbidden):
+            if not resolved.is_remembered:
+                raise
+            logger.info("%s: what was accepted before is refused now; asking again", resolved.wish.reference)
+        renewed = self._asked(lambda deadline: self._resolver.renew(resolved, deadline), resolved.wish, patience)
+        return self._pull(renewed, owner, patience, joined)
 
     def leave(self, owner: str) -> None:
         """The owner's lease is gone: jobs that nobody else wants stop."""
@@ -165,9 +156,53 @@ class Puller:
             for job in jobs
         ]
 
+    def _asked(self, ask: Callable[[Deadline], Resolved], wish: Wish, patience: Patience) -> Resolved:
+        # Whoever asks may have left, or wait without end: what asks the registry for him ends by itself.
+        deadline = min(patience.deadline, Deadline.after(_RESOLVE_SECONDS), key=lambda limit: limit.at_seconds)
+        return patience.wait_for(lambda: ask(deadline), str(wish.reference))
+
+    def _pull(
+        self, resolved: Resolved, owner: str, patience: Patience, joined: Callable[[PullJob], None] | None
+    ) -> PulledView:
+        artifact, wish = resolved.artifact, resolved.wish
+        layers = wanted_layers(artifact, wish.selection)
+        size = sum(layer.size for layer in layers)
+        record = ArtifactRecord(artifact.digest, str(wish.reference), artifact.kind, size, 0, 0)
+        self._store.collector.keep(record, [*(layer.digest for layer in layers), *resolved.documents], owner)
+        for digest, content in resolved.documents.items():  # another tag may have led here by other ones
+            self._store.content.keep_manifest(digest, content)
+        view = wish.view_of(artifact.digest)
+        path = self._store.views.path(view)
+        if path is not None and self._is_proven(resolved):
+            return PulledView(view, path)
+        if wish.policy is PullPolicy.NEVER and not self._is_here(resolved):
+            raise NotFound(
+                f"{wish.reference} is on this node in part only, or not for these credentials, and pullPolicy is Never",
+                hint="pull it with another policy first",
+            )
+        self._store.content.keep_manifest(artifact.digest, resolved.manifest)
+        job = self._join(resolved, owner)
+        if joined is not None:
+            joined(job)
+        patience.attach(job.nudge)
+        try:
+            path = job.wait(patience.is_over, patience.deadline.remaining_seconds, resolved.repository)
+        except FinalError:
+            self.leave(owner)  # told now
+            raise
+        return PulledView(view, path)
+
     def _layer_finished(self, size_bytes: int, seconds: float, error: Exception | None) -> None:
         if self.observer is not None:
             self.observer.layer_finished(size_bytes, seconds, error)
+
+    def _is_here(self, resolved: Resolved) -> bool:
+        """Whether a job would have to ask nobody for anything."""
+        selection = resolved.wish.selection
+        layers = wanted_layers(resolved.artifact, selection)
+        return self._is_proven(resolved) and all(
+            is_told(layer) or self._layers.holds(layer, selection) for layer in layers
+        )
 
     def _is_proven(self, resolved: Resolved) -> bool:
         repository = resolved.repository

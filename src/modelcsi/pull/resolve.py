@@ -7,6 +7,7 @@ Cases, in the order of the code (design: pull policy as Kubernetes has it, proof
 3. the registry is asked with each of the caller's credentials in turn; 401 and 403 move on to the next, and the answer is
    then the first one's. What is here is not fetched again (HEAD) if the same host sent it before; else it must send it,
    since any host can say yes to the digest of another one's private manifest.
+When the registry refuses a blob to credentials of case 1, the proof is out of date: `renew` forgets it and goes on with 3.
 A mirror that checks rights is asked before the registry, and its answer counts as the registry's; its refusal does not. Other
 mirrors only send manifests that the registry named by their digest.
 """
@@ -16,7 +17,7 @@ from __future__ import annotations
 import logging
 import re
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import chain
 
 from modelcsi.artifact.artifact import Artifact
@@ -80,6 +81,8 @@ class Resolved:
     repository: Repository
     documents: Mapping[Digest, bytes] = field(default_factory=dict, repr=False)
     """What else was read to know the artifact, kept with it: indexes and their entries, a config."""
+    is_remembered: bool = False
+    """Whether a proof of earlier says that these credentials may have it: nobody asked the registry now."""
 
 
 _Found = tuple[Repository, Digest, bytes]
@@ -128,19 +131,42 @@ class Resolver:
     def resolve(self, wish: Wish, deadline: Deadline) -> Resolved:
         """Which artifact the wish means.
 
-        Raises NotFound, Unauthenticated, Forbidden, RegistryUnavailable, CorruptContent, UnsupportedArtifact.
+        Raises NotFound, Unauthenticated, Forbidden, RegistryUnavailable, ClusterUnavailable, CorruptContent,
+        UnsupportedArtifact.
         """
         registry, keychain = self._network
         candidates = keychain.candidates(wish.reference, wish.caller)
         found = self._from_store(wish, registry, candidates)
-        if found is None and wish.policy is PullPolicy.NEVER:
-            raise NotFound(
-                f"{wish.reference} is not on this node, or not for these credentials, and pullPolicy is Never",
-                hint=candidates.explain("pull it with another policy first"),
-            )
-        accepted, (repository, digest, content) = (
-            (None, found) if found else self._ask(wish, registry, candidates, deadline)
-        )
+        if found is not None:
+            try:
+                return self._resolved(wish, registry, None, found, deadline)
+            except (Unauthenticated, Forbidden):  # a document was asked for that is not here
+                logger.info("%s: what was accepted before is refused now; asking again", wish.reference)
+                self._forget_proofs(wish, found[0], [found[1]])
+        elif wish.policy is PullPolicy.NEVER:
+            text = f"{wish.reference} is not on this node, or not for these credentials, and pullPolicy is Never"
+            raise candidates.refusal(NotFound(text, hint="pull it with another policy first"))
+        accepted, found = self._ask(wish, registry, candidates, deadline)
+        return self._resolved(wish, registry, accepted, found, deadline)
+
+    def renew(self, refused: Resolved, deadline: Deadline) -> Resolved:
+        """The same artifact, as the registry gives it to the caller now: it refused the credentials of a remembered proof.
+
+        Raises as `resolve` does.
+        """
+        registry, keychain = self._network
+        wish, digest = replace(refused.wish, pinned=refused.artifact.digest), refused.artifact.digest
+        self._forget_proofs(wish, refused.repository, [digest, *refused.documents])
+        candidates = keychain.candidates(wish.reference, wish.caller)
+        accepted, (repository, _, _) = self._ask(wish, registry, candidates, deadline)
+        self._remember(wish, digest, accepted, Recognised(refused.artifact, refused.manifest))
+        return replace(refused, repository=repository, is_remembered=False)
+
+    def _resolved(
+        self, wish: Wish, registry: Registry, accepted: Credentials | None, found: _Found, deadline: Deadline
+    ) -> Resolved:
+        """What was found, recognised; `accepted` are the credentials that the registry was shown now, None: a proof of earlier."""
+        repository, digest, content = found
         documents = self._documents(wish, registry, repository, deadline)
         try:
             if _REFERRERS_TAG.fullmatch(wish.reference.target):
@@ -152,7 +178,14 @@ class Resolver:
             self._remember(wish, digest, accepted, known)
         elif documents.has_asked:
             self._store.records.put_delivery(known.documents, repository.host, repository.name)
-        return Resolved(wish, known.artifact, known.manifest, repository, known.documents)
+        is_remembered = accepted is None
+        return Resolved(wish, known.artifact, known.manifest, repository, known.documents, is_remembered=is_remembered)
+
+    def _forget_proofs(self, wish: Wish, repository: Repository, digests: Iterable[Digest]) -> None:
+        records, reference = self._store.records, wish.reference
+        fingerprint = repository.credentials.fingerprint(records.salt)
+        for digest in digests:
+            records.remove_proof(reference.host, reference.repository, digest, fingerprint)
 
     def _from_store(self, wish: Wish, registry: Registry, candidates: Candidates) -> _Found | None:
         reference, records = wish.reference, self._store.records
@@ -192,14 +225,15 @@ class Resolver:
                 return credentials, (repository, *self._fetch(repository, target, deadline))
             except (Unauthenticated, Forbidden) as error:
                 first_refusal = first_refusal or error
+            except NotFound as error:  # some registries say so of what these credentials may not see
+                raise candidates.refusal(error) from error
             except RegistryUnavailable as error:
                 if error.hint or next(iter(repository.mirrors()), None) is None:
                     raise
                 later = error.retry_after_seconds
                 raise RegistryUnavailable(error.message, hint=_ABOUT_MIRRORS, retry_after_seconds=later) from error
         assert first_refusal is not None, "a keychain names at least one candidate"
-        hint = candidates.explain(first_refusal.hint)
-        raise type(first_refusal)(first_refusal.message, hint=hint) from first_refusal
+        raise candidates.refusal(first_refusal) from first_refusal
 
     def _ask_mirror(self, mirror: Repository, target: str, deadline: Deadline) -> tuple[Digest, bytes] | None:
         """The manifest from a mirror that checks rights; None: the registry is asked."""

@@ -95,8 +95,10 @@ class Transfer:
 
     def __init__(self, origin: Origin, progress: Progress, budget: MemoryBudget, stop: threading.Event) -> None:
         self._lock = threading.Lock()
-        # Under the lock: open streams, and bytes that the progress was told of.
+        # Under the lock: receivers that wait for an answer, open streams, whether it is over; bytes that the progress was told of.
+        self._asking: set[threading.Thread] = set()
         self._streams: list[Stream] = []
+        self._is_over = False
         self._told_bytes = 0
         self._origin = origin
         self._progress = progress
@@ -109,9 +111,9 @@ class Transfer:
         """Receive what is missing, and check digest and size of the whole.
 
         `consume` gets every byte in order, in a thread of its own, while the blob arrives. Returns when all threads have
-        ended. Raises CorruptContent on another digest; Stopped; whatever `consume`, the target or a final answer of the
-        registry raised. An UnsupportedArtifact of `consume` counts only once the digest matched: until then the bytes may
-        not be the artifact's.
+        ended, but for those that still wait for an answer to which nobody will listen. Raises CorruptContent on another
+        digest; Stopped; whatever `consume`, the target or a final answer of the registry raised. An UnsupportedArtifact of
+        `consume` counts only once the digest matched: until then the bytes may not be the artifact's.
         """
         found: list[str] = []
         readers: list[tuple[str, _Reader]] = [("hash", lambda pieces: found.append(_hash(descriptor, pieces)))]
@@ -152,9 +154,8 @@ class Transfer:
         ]
         receivers = [self._start_receiver(blob)]
         self._watch(blob, threads, receivers)
-        if blob.window.error is not None:
-            self._close_streams()
-        for thread in [*threads, *receivers]:
+        waiting = self._abandon() if blob.window.error is not None else set()
+        for thread in {*threads, *receivers} - waiting:
             thread.join()
 
     def _consume(self, consume: _Reader, pieces: Iterator[bytes]) -> None:
@@ -225,7 +226,7 @@ class Transfer:
 
     def _fetch_once(self, blob: _Blob, claim: Claim) -> None:
         end = None if claim.end == blob.descriptor.size else claim.end
-        with self._origin.open_blob(blob.descriptor, claim.position, end) as stream, self._closable(stream):
+        with self._opened(lambda: self._origin.open_blob(blob.descriptor, claim.position, end)) as stream:
             self._may_grow = self._may_grow and stream.honours_ranges
             while size := claim.advance(PIECE_BYTES):
                 piece = stream.read(size)
@@ -241,21 +242,43 @@ class Transfer:
             self._told_bytes += size
 
     @contextmanager
-    def _closable(self, stream: Stream) -> Iterator[None]:
+    def _opened(self, ask: Callable[[], Stream]) -> Iterator[Stream]:
+        """The stream that `ask` gives, closed at the end or by `_abandon`."""
+        me = threading.current_thread()
         with self._lock:
-            self._streams.append(stream)
+            if self._is_over:
+                raise Stopped
+            self._asking.add(me)
+        stream: Stream | None = None
         try:
-            yield
+            stream = ask()
         finally:
             with self._lock:
-                self._streams.remove(stream)
+                self._asking.discard(me)
+                is_over = self._is_over
+                if stream is not None:
+                    self._streams.append(stream)
+        with stream:
+            if is_over:
+                raise Stopped
+            try:
+                yield stream
+            finally:
+                with self._lock:
+                    self._streams.remove(stream)
 
-    def _close_streams(self) -> None:
-        """Wake the receivers that wait for a registry which says nothing more; else they would keep the claim on the blob."""
+    def _abandon(self) -> set[threading.Thread]:
+        """Wake the receivers that wait for bytes which may never come; else they would keep the claim on the blob.
+
+        The answer are those that wait for the head of an answer: nothing of the blob is in their hands, and the transport
+        ends their wait.
+        """
         with self._lock:
-            streams = list(self._streams)
+            self._is_over = True
+            streams, asking = list(self._streams), set(self._asking)
         for stream in streams:
             stream.close()
+        return asking
 
     def _pause(self, error: RegistryUnavailable, failures: int, window: Window) -> None:
         """Wait before the next attempt: at once after progress, then doubling, or as long as the registry asked for."""

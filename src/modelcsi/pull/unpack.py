@@ -165,7 +165,7 @@ def missing_members(layer: Layer, members: tuple[Member, ...], selection: Select
     A wanted hard link may lead, over other links, to any file of the tar: then all of them must be there. In an image it may
     lead to one of another layer, so that a link is left out with its file.
     """
-    if layer.is_compressed_file:
+    if layer.codec.is_packed_file:
         return not all(member.sha256 for member in members)
     wanted = [member for member in members if wants_member(layer, member.path, selection)]
     has_links = not layer.is_image and any(member.type is MemberType.HARDLINK for member in wanted)

@@ -43,9 +43,12 @@ def failure(response: Response, subject: Subject, detail: str = "") -> ModelCsiE
     said = f": {subject.credentials.redact(detail)}" if detail else ""
     shown = subject.credentials.shown
     if status == 401:
-        hint = "is the password right, and does the repository exist?"
+        hint = "are they right, and does the repository exist?"
         if subject.credentials.is_anonymous:
-            hint = "is it private? then name a secret of type kubernetes.io/dockerconfigjson; or the repository does not exist"
+            hint = (
+                "is it private? then name a secret of type kubernetes.io/dockerconfigjson as nodePublishSecretRef; or the "
+                "repository does not exist"
+            )
         return Unauthenticated(f"{host} refuses {subject.what} {shown} (401){said}", hint=hint)
     if status == 403:
         return Forbidden(f"{host} forbids {subject.what} {shown} (403){said}", hint="grant them the right to pull")
@@ -71,7 +74,7 @@ def read_detail(response: Response, deadline: Deadline = _NEVER) -> str:
     return _TOKEN_LIKE.sub("***", sanitise(_detail_of(body)))[:_MAX_DETAIL]
 
 
-def read_bounded(response: Response, limit: int, deadline: Deadline = _NEVER, what: str = "an answer") -> bytes:
+def read_bounded(response: Response, limit: int, deadline: Deadline, what: str = "an answer") -> bytes:
     """The body, or its first `limit` bytes and at least one more when it is longer.
 
     Raises RegistryUnavailable, also when the deadline is over in the middle of it: a timeout is for one read, and a server

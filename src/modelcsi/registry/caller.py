@@ -33,12 +33,21 @@ class Caller:
     tokens: Mapping[str, str] = field(default_factory=dict, repr=False)
 
 
+@dataclass(frozen=True, slots=True)
+class PodSecrets:
+    """What there is of a pod's imagePullSecrets."""
+
+    found: tuple[Mapping[str, str], ...] = field(default=(), repr=False)
+    """Their decoded data, in kubelet's order."""
+    lacks: tuple[str, ...] = ()
+    """Which could not be read or used, and why, for the pod's author."""
+    is_passing: bool = False
+    """Whether some of these may well be read later: the API server does not answer."""
+
+
 class PullSecrets(Protocol):
     """The imagePullSecrets of pods: of the Kubernetes API, which this package does not know."""
 
-    def secrets_of(self, pod: Pod) -> tuple[Mapping[str, str], ...]:
-        """The decoded data of the pod's secrets and of its service account's, in kubelet's order; () without any.
-
-        Raises nothing: what cannot be read is logged once and left out.
-        """
+    def secrets_of(self, pod: Pod) -> PodSecrets:
+        """The pod's secrets, or when it has none its service account's. Raises nothing."""
         ...

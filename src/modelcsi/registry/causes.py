@@ -14,6 +14,7 @@ from urllib3 import exceptions as urllib3_errors
 
 from modelcsi.errors import RegistryUnavailable
 from modelcsi.registry.connections import HandshakeFailed
+from modelcsi.registry.framing import EndlessFraming
 
 _CA_HINT = "add the registry's CA: `ca` in its hosts.toml, or SSL_CERT_FILE; the certificate must name the host"
 _NOT_TLS_REASONS = frozenset(
@@ -36,7 +37,7 @@ class NotTls(RegistryUnavailable):
 def explain(error: Exception, where: str, seconds: tuple[float, float], proxy: str) -> RegistryUnavailable:
     """The failure `error` of a request to `where` (host and port), with its timeouts (connect, stall), through `proxy`."""
     root = _root(error)
-    # 1. the certificate; 2. another failure of TLS; 3. the proxy; 4. the name; 5. a timeout; 6. the connection.
+    # 1. the certificate; 2. another failure of TLS; 3. the proxy; 4. the name; 5. a timeout; 6. no end; 7. the connection.
     if isinstance(root, ssl.SSLCertVerificationError):
         reason = (root.verify_message or str(root))[:200].rstrip(".")
         return RegistryUnavailable(f"the certificate of {where} is not trusted: {reason}", hint=_CA_HINT)
@@ -54,6 +55,8 @@ def explain(error: Exception, where: str, seconds: tuple[float, float], proxy: s
         return RegistryUnavailable(
             f"the connection to {where} timed out after {seconds[0]:.3g} s", hint="is a firewall in between?"
         )
+    if isinstance(root, EndlessFraming):
+        return RegistryUnavailable(f"{where} {root}")
     return RegistryUnavailable(f"{where} {_connection_text(error, root)}")
 
 

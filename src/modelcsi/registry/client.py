@@ -90,15 +90,17 @@ class Registry:
     def mirrors(self, reference: Reference, caller: Caller, *, that_check_rights: bool = False) -> Iterator[Repository]:
         """The same repository in its mirrors, or only in such, best first, once for each of the credentials that go there.
 
-        The caller's own, and only those that he brought for the mirror's host, go to mirrors that check rights. The others
-        get the node's: what they answer proves nothing, so that nobody gains by them.
+        Mirrors that check rights get the caller's (`Keychain.at_mirror`). The others get the node's: what they answer proves
+        nothing, so that nobody gains by them.
         """
         for mirror in self._hosts.mirrors(reference.host):
             if that_check_rights and not mirror.checks_rights:
                 continue
-            there = replace(reference, host=mirror.endpoint.host)
-            keychain = self._keychain
-            found = keychain.candidates(there, caller) if mirror.checks_rights else keychain.of_node(there)
+            host = mirror.endpoint.host
+            if mirror.checks_rights:
+                found = self._keychain.at_mirror(host, reference, caller)
+            else:
+                found = self._keychain.of_node(replace(reference, host=host))
             for credentials in found:
                 yield Repository(self._exchange, reference, credentials, (mirror, self._health))
 

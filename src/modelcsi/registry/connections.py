@@ -15,6 +15,7 @@ from urllib3.exceptions import ConnectTimeoutError, NameResolutionError, NewConn
 from urllib3.util.connection import create_connection
 
 from modelcsi.errors import PolicyDenied
+from modelcsi.registry.framing import BoundedResponse
 
 # Not link-local by its prefix, and yet a metadata service: AWS serves it at this address of the unique local range.
 _EC2_METADATA = ipaddress.IPv6Address("fd00:ec2::254")
@@ -58,7 +59,9 @@ def allowed_addresses(host: str, port: int, *, numeric_only: bool = False) -> tu
 
 
 class CheckedHTTPConnection(HTTPConnection):
-    """Connects to allowed addresses only."""
+    """Connects to allowed addresses only, and reads bounded answers."""
+
+    response_class = BoundedResponse
 
     def _new_conn(self) -> socket.socket:
         try:

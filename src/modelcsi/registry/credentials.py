@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 
@@ -17,7 +17,7 @@ from modelcsi.config.providers import CredentialProvider
 from modelcsi.errors import InvalidRequest
 from modelcsi.oci.reference import Reference
 from modelcsi.registry.caller import Caller, PullSecrets
-from modelcsi.registry.candidates import Candidates, Source
+from modelcsi.registry.candidates import Candidates, Remarks, Source
 from modelcsi.registry.docker_config import ANONYMOUS, Credentials, matching, parse_json
 from modelcsi.registry.node_access import FORGEABLE, NodeAccess
 from modelcsi.registry.node_config import NodeConfig
@@ -29,7 +29,7 @@ __all__ = ["ANONYMOUS", "Candidates", "Credentials", "Keychain", "Sources"]
 
 logger = logging.getLogger(__name__)
 
-_REQUEST_SOURCE = "the request's secret"
+_REQUEST_SOURCE = "the volume's secret"
 _PULL_SECRETS_SOURCE = "the pod's imagePullSecrets"
 _HELPER_SECONDS = 20.0
 _HOW_TO_CREATE = "create it with `kubectl create secret docker-registry`"
@@ -37,7 +37,7 @@ _HOW_TO_CREATE = "create it with `kubectl create secret docker-registry`"
 
 @dataclass(frozen=True, slots=True)
 class Sources:
-    """What a keychain asks beside the request's secret and the node's docker config."""
+    """What a keychain asks beside the volume's secret and the node's docker config."""
 
     pull_secrets: PullSecrets | None = None
     tokens: tuple[ServiceAccountToken, ...] = ()
@@ -69,24 +69,42 @@ class Keychain:
         Raises InvalidRequest for an unusable secret of the request.
         """
         own = _of_secret(caller.secrets, reference, _REQUEST_SOURCE)
-        wanted = _Wanted(reference, caller, [])
-        if own:
-            return Candidates((Source(lambda: own, is_at_hand=True),), wanted.remarks)
-        sources = (
-            Source(partial(self._of_pull_secrets, wanted)),
-            Source(partial(of_service_account, self._sources.tokens, reference, caller), is_at_hand=True),
-            *self._of_node(wanted),
-        )
-        return Candidates(sources, wanted.remarks)
+        wanted = _Wanted(reference, caller, Remarks(), (reference,))
+        return _alone(own, wanted) if own else self._of_everybody(wanted)
+
+    def at_mirror(self, host: str, reference: Reference, caller: Caller) -> Candidates:
+        """What to try at a mirror of the reference's registry that checks rights; its yes counts as the registry's.
+
+        So nobody gets more there than at the registry: a secret of the request that names the registry excludes all but its own
+        entries for the mirror, which may be none, and the node's credentials must be the caller's to use for both.
+        Raises as `candidates` does.
+        """
+        there = replace(reference, host=host)
+        own = _of_secret(caller.secrets, there, _REQUEST_SOURCE)
+        wanted = _Wanted(there, caller, Remarks(), (reference, there))
+        is_exclusive = own or _of_secret(caller.secrets, reference, _REQUEST_SOURCE)
+        return _alone(own, wanted) if is_exclusive else self._of_everybody(wanted)
 
     def of_node(self, reference: Reference) -> Candidates:
         """The node's own, and none, whoever asks: for mirrors that only carry what was proved elsewhere; nobody gains by them."""
-        wanted = _Wanted(reference, Caller(), [], is_of_node=True)
+        wanted = _Wanted(reference, Caller(), Remarks(), ())
         return Candidates(self._of_node(wanted), wanted.remarks)
 
     def scheme(self, host: str) -> str | None:
         """`serverscheme` (http or https) of the node's docker config for `host` with its port; None when it does not say."""
         return self._node.scheme(host)
+
+    def _of_everybody(self, wanted: _Wanted) -> Candidates:
+        """Of every source but the request's secret, which names another registry or none."""
+        if wanted.caller.secrets:
+            wanted.remarks.texts.append(f"{_REQUEST_SOURCE} has nothing for {_name(wanted.reference)}")
+        token = partial(of_service_account, self._sources.tokens, wanted.reference, wanted.caller)
+        sources = (
+            Source(partial(self._of_pull_secrets, wanted)),
+            Source(token, is_at_hand=True),
+            *self._of_node(wanted),
+        )
+        return Candidates(sources, wanted.remarks)
 
     def _of_node(self, wanted: _Wanted) -> tuple[Source, ...]:
         providers = self._sources.providers
@@ -104,18 +122,28 @@ class Keychain:
         )
 
     def _of_pull_secrets(self, wanted: _Wanted) -> tuple[Credentials, ...]:
-        pull_secrets, pod = self._sources.pull_secrets, wanted.caller.pod
-        if pull_secrets is None or pod is None:
+        pull_secrets, pod, remarks = self._sources.pull_secrets, wanted.caller.pod, wanted.remarks
+        if pod is None:
             return ()
-        if self._sources.has_pod_info() is not True:  # else a pod would use the secrets of the one that it names
+        if pull_secrets is None:
+            remarks.texts.append("imagePullSecrets are not read (kubernetes.pull_secrets)")
+            return ()
+        has_pod_info = self._sources.has_pod_info()
+        if has_pod_info is not True:  # else a pod would use the secrets of the one that it names
             self._remark(wanted, f"{_PULL_SECRETS_SOURCE} are not used: {FORGEABLE}")
+            remarks.is_passing |= has_pod_info is None
             return ()
+        secrets = pull_secrets.secrets_of(pod)
+        remarks.texts.extend(secrets.lacks)
+        remarks.is_passing |= secrets.is_passing
         found: tuple[Credentials, ...] = ()
-        for secret in pull_secrets.secrets_of(pod):
+        for secret in secrets.found:
             try:
                 found += _of_secret(secret, wanted.reference, _PULL_SECRETS_SOURCE)
             except InvalidRequest as error:  # one of them is for another registry, maybe
                 self._remark(wanted, f"one of {_PULL_SECRETS_SOURCE} cannot be used: {error.message}")
+        if secrets.found and not found:
+            remarks.texts.append(f"{_PULL_SECRETS_SOURCE} have nothing for {_name(wanted.reference)}")
         return found
 
     def _of_provider(
@@ -148,17 +176,17 @@ class Keychain:
         return stored if stored and self._may_use_node(wanted) else ()
 
     def _may_use_node(self, wanted: _Wanted) -> bool:
-        if wanted.is_of_node:
-            return True
         sources = self._sources
-        refusal = sources.node_access.refusal(wanted.reference, wanted.caller.pod, sources.has_pod_info)
-        if refusal:
-            self._remark(wanted, refusal)
-        return not refusal
+        for reference in wanted.narrowed:
+            refusal = sources.node_access.refusal(reference, wanted.caller.pod, sources.has_pod_info)
+            if refusal:
+                self._remark(wanted, refusal)
+                return False
+        return True
 
     def _remark(self, wanted: _Wanted, text: str) -> None:
         """Say it to whoever operates the node, and to the caller if the registry refuses the rest."""
-        wanted.remarks.append(text)
+        wanted.remarks.texts.append(text)
         self._notices.warn_once(text)
 
 
@@ -168,9 +196,17 @@ class _Wanted:
 
     reference: Reference
     caller: Caller
-    remarks: list[str]
-    is_of_node: bool = False
-    """The driver asks for itself."""
+    remarks: Remarks
+    narrowed: tuple[Reference, ...]
+    """What the map of node credentials must give to the caller; nothing where the driver asks for itself."""
+
+
+def _alone(own: tuple[Credentials, ...], wanted: _Wanted) -> Candidates:
+    return Candidates((Source(lambda: own, is_at_hand=True),), wanted.remarks)
+
+
+def _name(reference: Reference) -> str:
+    return f"{reference.host}/{reference.repository}"
 
 
 def _of_secret(secret: Mapping[str, str], reference: Reference, source: str) -> tuple[Credentials, ...]:

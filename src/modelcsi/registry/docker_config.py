@@ -11,20 +11,17 @@ import binascii
 import hashlib
 import hmac
 import json
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from modelcsi.artifact.globs import match
 from modelcsi.errors import InvalidRequest
 from modelcsi.oci.reference import DOCKER_HUB, Reference
 
 HUB_SERVER = "https://index.docker.io/v1/"
 """What Docker calls its hub in config files and towards helpers."""
 HUB_NAMES = frozenset({DOCKER_HUB, "index.docker.io", "registry-1.docker.io"})
-
-_GLOB = re.compile(r"\[\^?[\w-]+\]|[*?]|[\w:%.-]")
-"""The pieces of a glob on one label of a host's name, or on an IPv6 address."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,7 +35,7 @@ class Credentials:
     registry_token: str = field(default="", repr=False)
     """An access token (`registrytoken`): sent as Bearer as it is."""
     source: str = "anonymous"
-    """For messages: "the request's secret"."""
+    """For messages: "the volume's secret"."""
     identity: str = field(default="", repr=False)
     """Whom these stand for, where somebody vouches for it and the secrets change by themselves: a service account. Empty: the
     secrets themselves are the identity."""
@@ -134,22 +131,14 @@ def fits(key: str, reference: Reference) -> bool:
     return (
         port == wanted_port
         and len(labels) == len(wanted_labels)
-        and all(_matches(label, wanted) for wanted, label in zip(wanted_labels, labels, strict=True))
+        and all(_matches(label, wanted) for label, wanted in zip(labels, wanted_labels, strict=True))
         and reference.repository.startswith(path)
     )
 
 
 def _matches(pattern: str, label: str) -> bool:
-    """Go's filepath.Match, which negates a class by ^; a pattern that cannot be in a host's name matches nothing."""
-    pieces = _GLOB.findall(pattern)
-    if "".join(pieces) != pattern:
-        return False
-    wildcards = {"*": ".*", "?": "."}
-    translated = (wildcards.get(piece) or (piece if piece.startswith("[") else re.escape(piece)) for piece in pieces)
-    try:
-        return re.fullmatch("".join(translated), label) is not None
-    except re.error:  # a range from z to a
-        return False
+    """A malformed pattern matches nothing."""
+    return match(pattern.encode("utf-8", "surrogatepass"), label.encode()) is True
 
 
 def _labels_and_port(host: str) -> tuple[list[str], str]:

@@ -125,9 +125,6 @@ class Exchange:
             raise
 
     def _send_to(self, endpoint: Endpoint, access: Access, question: Question, authorization: str) -> Answer:
-        deadline = question.deadline
-        if deadline.is_over():
-            raise RegistryUnavailable(f"no time was left to ask {endpoint.host}")
         headers = {**dict(endpoint.headers), **question.headers}
         if authorization:
             headers["Authorization"] = authorization
@@ -139,6 +136,6 @@ class Exchange:
             f"{endpoint.url}/{access.repository}/{question.path}{namespace}",
             headers,
             tls=endpoint.tls,
-            timeouts=Timeouts(deadline.within(connect_seconds), deadline.within(patience.stall_seconds)),
+            timeouts=Timeouts(connect_seconds, patience.stall_seconds),
         )
-        return follow(self._transport, self._hosts, endpoint, request)
+        return follow(self._transport, self._hosts, endpoint, request, question.deadline)

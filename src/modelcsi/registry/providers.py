@@ -68,6 +68,10 @@ class Providers:
         self._seconds = seconds
         self._clock = clock
 
+    def is_made_of(self, providers: Sequence[CredentialProvider], bin_dir: Path) -> bool:
+        """Whether it is of this configuration, so that its answers still count."""
+        return self._providers == tuple(providers) and self._bin_dir == bin_dir.absolute()
+
     def for_reference(self, reference: Reference) -> tuple[CredentialProvider, ...]:
         """Those whose `matchImages` match the repository, in the order of the file."""
         return tuple(known for known in self._providers if any(fits(glob, reference) for glob in known.match_images))

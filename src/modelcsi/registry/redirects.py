@@ -32,19 +32,22 @@ class Answer:
     """It comes from another origin than the one asked: its 401 is not about our credentials."""
 
 
-def follow(transport: Transport, hosts: Hosts, origin: Endpoint, request: Request) -> Answer:
-    """Send `request` (GET or HEAD) and follow where it leads.
+def follow(transport: Transport, hosts: Hosts, origin: Endpoint, request: Request, deadline: Deadline) -> Answer:
+    """Send `request` (GET or HEAD) and follow where it leads; the head of the last answer is there by the deadline.
 
-    Raises PolicyDenied for a step from https to http, RegistryUnavailable for a loop, and whatever the transport raises.
+    Raises PolicyDenied for a step from https to http, RegistryUnavailable for a loop and when no time is left, and whatever the
+    transport raises.
     """
     start = urlsplit(request.url)
     here = start
     private = {"authorization", *(name.lower() for name, _ in origin.headers)}
     for _ in range(_MAX_REDIRECTS + 1):
-        response = transport.request(request)
+        if deadline.is_over():
+            raise RegistryUnavailable(f"no time was left to ask {here.netloc}")
+        response = transport.request(replace(request, timeouts=request.timeouts.within(deadline)))
         if response.status not in _REDIRECTS or not response.header("Location"):
             return Answer(response, here.netloc, _origin(here) != _origin(start))
-        target = _target(request, here, response)
+        target = _target(request, here, response, deadline)
         headers = {
             name: value
             for name, value in request.headers.items()
@@ -55,9 +58,9 @@ def follow(transport: Transport, hosts: Hosts, origin: Endpoint, request: Reques
     raise RegistryUnavailable(f"{start.netloc} redirects more than {_MAX_REDIRECTS} times")
 
 
-def _target(request: Request, here: SplitResult, response: Response) -> SplitResult:
+def _target(request: Request, here: SplitResult, response: Response, deadline: Deadline) -> SplitResult:
     location = response.header("Location")
-    _finish(response, Deadline.after(request.timeouts.stall_seconds))
+    _finish(response, Deadline.after(deadline.within(request.timeouts.stall_seconds)))
     try:
         target = urlsplit(urljoin(request.url, location))._replace(fragment="")
         usable = target.scheme in {"http", "https"} and bool(target.hostname) and target.port != 0

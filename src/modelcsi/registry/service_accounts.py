@@ -51,7 +51,9 @@ def of_service_account(
 
 def _credentials(known: ServiceAccountToken, token: str) -> Credentials:
     audience = f"the audience {known.audience}" if known.audience else "the API server"
-    source = f"the pod's service-account token for {audience}"
+    account, _, _ = account_of(token).rpartition("/")
+    whose = f"the token of the service account {account}" if account else "the pod's service-account token"
+    source = f"{whose} for {audience}"
     identity = identity_of(token, "token", known.audience, known.username)
     if known.username:
         return Credentials(known.username, token, source=source, identity=identity)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from urllib.parse import SplitResult, parse_qsl, urlencode, urlsplit
 
 from modelcsi.deadline import Deadline
@@ -19,12 +19,14 @@ from modelcsi.registry.challenge import Challenge, may_hold_credentials, parse_r
 from modelcsi.registry.docker_config import Credentials, parse_json
 from modelcsi.registry.hosts import Endpoint, Hosts
 from modelcsi.registry.redirects import follow
-from modelcsi.registry.transport import CONNECT_SECONDS, STALL_SECONDS, Request, Response, Timeouts, Transport
+from modelcsi.registry.transport import Request, Response, Timeouts, Transport
 
 _DEFAULT_LIFE_SECONDS = 60.0
 _MAX_LIFE_SECONDS = 3600.0
 # A token is renewed while it is still good for the request that is about to be sent; short lives keep four fifths.
 _MARGIN_SECONDS = 30.0
+# For a whole token, its body included: what is asked of blobs has no deadline, and its token needs one. Guessed.
+_ANSWER_SECONDS = 40.0
 _MAX_TOKEN_BYTES = 256 << 10
 _MAX_KEPT = 1000
 _CLIENT_ID = "modelcsi"
@@ -114,14 +116,15 @@ class Authorizer:
     def _fetch(self, access: Access, endpoint: Endpoint, challenge: Challenge, deadline: Deadline) -> _Kept:
         realm = self._checked_realm(access, endpoint, challenge)
         subject = Subject(f"a token for {access.name}", f"the token service {realm.netloc}", access.credentials)
-        timeouts = Timeouts(deadline.within(CONNECT_SECONDS), deadline.within(STALL_SECONDS))
-        request = _token_request(access, realm, challenge, timeouts)
+        deadline = Deadline.after(deadline.within(_ANSWER_SECONDS))
         service = Endpoint(f"{realm.scheme}://{realm.netloc}", self._hosts.tls_of(realm.netloc, endpoint))
-        request = Request(request.method, request.url, request.headers, request.body, service.tls, timeouts)
+        request = replace(
+            _token_request(access, realm, challenge), tls=service.tls, timeouts=Timeouts().within(deadline)
+        )
         if request.method == "POST":  # the refresh token is in the body: it follows no redirect
             response, is_foreign = self._transport.request(request), False
         else:
-            answer = follow(self._transport, self._hosts, service, request)
+            answer = follow(self._transport, self._hosts, service, request, deadline)
             response, is_foreign = answer.response, answer.is_foreign
         if response.status != 200:
             raise _token_failure(response, subject, deadline, is_foreign=is_foreign)
@@ -169,7 +172,7 @@ class Authorizer:
         return _Kept(f"Bearer {token}", self._clock() + life - min(_MARGIN_SECONDS, life / 5))
 
 
-def _token_request(access: Access, realm: SplitResult, challenge: Challenge, timeouts: Timeouts) -> Request:
+def _token_request(access: Access, realm: SplitResult, challenge: Challenge) -> Request:
     """distribution, "Token Authentication": each scope its own parameter; a refresh token goes by POST (OAuth 2)."""
     credentials = access.credentials
     service = [("service", challenge.parameters["service"])] if challenge.parameters.get("service") else []
@@ -183,10 +186,10 @@ def _token_request(access: Access, realm: SplitResult, challenge: Challenge, tim
             ("refresh_token", credentials.identity_token),
         ]
         headers = {"Content-Type": "application/x-www-form-urlencoded"}
-        return Request("POST", realm.geturl(), headers, urlencode(form).encode(), timeouts=timeouts)
+        return Request("POST", realm.geturl(), headers, urlencode(form).encode())
     query = [*parse_qsl(realm.query, keep_blank_values=True), *service, *(("scope", scope) for scope in scopes)]
     headers = {"Authorization": credentials.basic} if credentials.basic else {}
-    return Request("GET", realm._replace(query=urlencode(query), fragment="").geturl(), headers, timeouts=timeouts)
+    return Request("GET", realm._replace(query=urlencode(query), fragment="").geturl(), headers)
 
 
 def _token_failure(response: Response, subject: Subject, deadline: Deadline, *, is_foreign: bool) -> ModelCsiError:

@@ -20,6 +20,7 @@ from urllib.parse import SplitResult, urlsplit
 import urllib3
 from urllib3.exceptions import HTTPError
 
+from modelcsi.deadline import Deadline
 from modelcsi.errors import CorruptContent, InvalidRequest, ModelCsiError, RegistryUnavailable
 from modelcsi.registry.causes import explain
 from modelcsi.registry.connections import CheckedHTTPPool, CheckedHTTPSPool, HandshakeFailed, allowed_addresses
@@ -29,7 +30,6 @@ from modelcsi.registry.tls import TlsContexts, TlsSettings
 CONNECT_SECONDS = 10.0
 STALL_SECONDS = 30.0
 _LEAST_SECONDS = 0.05
-_MAX_HEADER_BYTES = 64 << 10
 _KEPT_CONNECTIONS = 32
 _KEPT_POOLS = 64
 # A read gathers what arrives until it has what was asked for, but not for longer: at 1 B/s, 1 MiB takes twelve days, and
@@ -42,10 +42,16 @@ _Contexts = tuple[ssl.SSLContext | None, ssl.SSLContext | None]
 
 @dataclass(frozen=True, slots=True)
 class Timeouts:
-    """How long to wait for a connection (per address, with its TLS handshake), and for the next byte. There is no total."""
+    """How long to wait for a connection (per address, with its TLS handshake); for the whole head of the answer, and then for
+    each next byte of its body, which has no total.
+    """
 
     connect_seconds: float = CONNECT_SECONDS
     stall_seconds: float = STALL_SECONDS
+
+    def within(self, deadline: Deadline) -> Timeouts:
+        """The same, and none later than the deadline."""
+        return Timeouts(deadline.within(self.connect_seconds), deadline.within(self.stall_seconds))
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,7 +136,7 @@ class HttpTransport:
             )
         response = _HttpResponse(cast("urllib3.HTTPResponse", raw), where, request.timeouts, proxy)
         try:
-            response.check_headers()
+            response.check_encoding()
         except ModelCsiError:
             response.close()
             raise
@@ -193,10 +199,7 @@ class _HttpResponse:
     def header_lines(self, name: str) -> tuple[str, ...]:
         return tuple(self._raw.headers.getlist(name))
 
-    def check_headers(self) -> None:
-        # http.client stops at 100 lines of 64 KiB: this is the limit of their sum.
-        if sum(len(name) + len(value) for name, value in self._raw.headers.iteritems()) > _MAX_HEADER_BYTES:
-            raise RegistryUnavailable(f"{self._where} answers with over {_MAX_HEADER_BYTES} bytes of headers")
+    def check_encoding(self) -> None:
         encoding = self.header("Content-Encoding").strip().lower()
         if encoding not in {"", "identity"} and self.status < 300:
             # Decoding would change the digest, and is what makes decompression bombs work (moby #17595).

@@ -295,6 +295,12 @@ class Records:
                 (*key, *key, _MAX_PROOFS),
             )
 
+    def remove_proof(self, host: str, repository: str, manifest: Digest, credential: str) -> None:
+        """The registry does not accept these credentials any more."""
+        statement = "DELETE FROM proofs WHERE host = ? AND repository = ? AND manifest = ? AND credential = ?"
+        with self._transaction() as db:
+            db.execute(statement, (host, repository, str(manifest), credential))
+
     def has_proof(self, host: str, repository: str, manifest: Digest, credential: str) -> bool:
         """Whether the registry accepted these credentials for this manifest before."""
         query = "SELECT 1 FROM proofs WHERE host = ? AND repository = ? AND manifest = ? AND credential = ?"
@@ -379,6 +385,11 @@ def _prune(db: sqlite3.Connection) -> None:
 
 
 def _open(path: Path | None) -> sqlite3.Connection:
+    if path is not None:
+        # It names models and pods, and has the salt of credentials' hashes. SQLite makes its other files with the same mode.
+        path.touch(mode=0o600)
+        for file in path.parent.glob(f"{path.name}*"):
+            file.chmod(0o600)
     connection = sqlite3.connect(
         path or ":memory:", isolation_level=None, check_same_thread=False, timeout=_BUSY_SECONDS
     )

@@ -19,7 +19,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from modelcsi.artifact.tree import EntryType, FileEntry, FileTree
-from modelcsi.errors import UnsupportedArtifact
+from modelcsi.errors import CorruptContent, UnsupportedArtifact
 from modelcsi.oci.digest import Digest
 from modelcsi.store.durable import open_directory, remove_tree, replace_file, space_errors, sync_directory
 from modelcsi.store.layout import StoreLayout
@@ -90,6 +90,11 @@ class Views:
         ids = [path.stem for path in self._layout.views.glob("*.json")]
         return [view for view in ids if (self.record(view) or {}).get("manifest") == str(manifest)]
 
+    def manifests(self) -> frozenset[str]:
+        """The artifacts of which some view is complete."""
+        ids = [path.stem for path in self._layout.views.glob("*.json")]
+        return frozenset((self.record(view) or {}).get("manifest", "") for view in ids if self.path(view) is not None)
+
     def _fill(self, root: Path, tree: FileTree) -> None:
         directories = [entry for entry in tree.entries if entry.type is EntryType.DIRECTORY]
         for entry in directories:
@@ -122,8 +127,12 @@ class Views:
             source = self._layout.layer(entry.layer) / str(entry.member)
         if (source.stat().st_mode ^ entry.mode) & _EXECUTE:
             _copy(source, name, parent_fd, entry.mode)
-            return
-        _link_or_copy(source, name, parent_fd, entry.mode)
+        else:
+            _link_or_copy(source, name, parent_fd, entry.mode)
+        # Another artifact may have unpacked the same bytes in another form meanwhile: a tar is larger than any of its members.
+        size = os.stat(name, dir_fd=parent_fd, follow_symlinks=False).st_size
+        if entry.member is not None and size != entry.size:
+            raise CorruptContent(f"{entry.path!r} of layer {entry.layer} has {size} bytes; {entry.size} were recorded")
 
 
 @contextlib.contextmanager

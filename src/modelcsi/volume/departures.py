@@ -67,6 +67,14 @@ class Departures:
                     return
                 waiting = list(self._waiting.items())
             for patience, pod in waiting:
-                if pods.is_gone(pod):
+                if _is_gone(pods, pod):
                     logger.info("the pod %s is being deleted: its publish waits no longer", pod)
                     patience.interrupt()
+
+
+def _is_gone(pods: PodWatch, pod: Pod) -> bool:
+    try:
+        return pods.is_gone(pod)
+    except Exception:  # a thread's main: the others who wait are asked for as well, and this one again
+        logger.exception("the pod %s could not be asked for", pod)
+        return False

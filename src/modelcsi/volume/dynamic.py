@@ -29,7 +29,7 @@ from modelcsi.store.store import Store
 from modelcsi.volume.dynamic_mounts import DynamicVolume, hold_leases
 from modelcsi.volume.dynamic_status import MountState, is_identifier, status_document
 from modelcsi.volume.mounts import Mounts
-from modelcsi.volume.spec import DynamicSpec, VolumeId
+from modelcsi.volume.spec import DynamicSpec, VolumeId, missing_model
 
 logger = logging.getLogger(__name__)
 
@@ -69,8 +69,8 @@ class DynamicVolumes:
     def publish(self, spec: DynamicSpec) -> None:
         """Returning normally means that the volume is at its target, with a socket that answers.
 
-        A volume that is there gets the credentials of this call. Raises InvalidRequest, AlreadyPublished, and what mounting
-        raises; after an error nothing of a new volume is left.
+        A volume that is there gets the credentials of this call, also where no new ones are allowed. Raises
+        InvalidRequest, AlreadyPublished, and what mounting raises; after an error nothing of a new volume is left.
         """
         known = self._at(spec.target)
         if known is not None and self._mounts.shows(spec.target, known.path):
@@ -79,7 +79,10 @@ class DynamicVolumes:
                     f"{spec.target} shows the dynamic volume {known.volume_id}", hint="unpublish it first"
                 )
             known.caller = spec.caller
+            known.has_lost_secrets = False
             return
+        if not self._is_enabled():
+            raise missing_model()
         if not is_identifier(spec.volume_id):
             raise InvalidRequest(
                 f"the id {spec.volume_id[:200]!r} cannot be a dynamic volume's: its API knows volumes by a name of letters, "
@@ -156,7 +159,8 @@ class DynamicVolumes:
     def _make(self, spec: DynamicSpec) -> None:
         volume = self._new(spec)
         pod = None if spec.caller.pod is None else asdict(spec.caller.pod)
-        record = {"volume_id": spec.volume_id, "target": spec.target, "pod": pod}
+        has_secrets = bool(spec.caller.secrets or spec.caller.tokens)
+        record = {"volume_id": spec.volume_id, "target": spec.target, "pod": pod, "has_secrets": has_secrets}
         empty_trash(*self._store.dynamic.discard(volume.key))  # what an unpublish left that could not end
         try:
             self._store.dynamic.create(volume.key, record, status_document(spec.volume_id))
@@ -196,6 +200,7 @@ class DynamicVolumes:
         except (KeyError, TypeError) as error:
             logger.warning("the record of the dynamic volume %s is not understood: %s", key, error)
             return None
+        volume.has_lost_secrets = bool(record.get("has_secrets"))
         return volume if volume.key == key else None
 
     def _new(self, spec: DynamicSpec) -> DynamicVolume:

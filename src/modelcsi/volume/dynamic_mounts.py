@@ -17,14 +17,23 @@ from modelcsi.artifact.layer import Layer
 from modelcsi.artifact.selection import Selection
 from modelcsi.artifact.tree import wanted_layers
 from modelcsi.deadline import Deadline
-from modelcsi.errors import AlreadyPublished, InvalidRequest, NotFound, OperationPending, PullPending, StoreFull
+from modelcsi.errors import (
+    AlreadyPublished,
+    Forbidden,
+    InvalidRequest,
+    NotFound,
+    OperationPending,
+    PullPending,
+    StoreFull,
+    Unauthenticated,
+)
 from modelcsi.oci.reference import Reference
 from modelcsi.pull.job import PullJob
 from modelcsi.pull.patience import Patience
 from modelcsi.pull.policy import PullPolicy
 from modelcsi.pull.progress import LayerLog
 from modelcsi.pull.puller import Puller
-from modelcsi.pull.resolve import Wish
+from modelcsi.pull.resolve import Resolved, Wish
 from modelcsi.store.content import empty_trash
 from modelcsi.store.dynamic import key_of
 from modelcsi.store.store import Store
@@ -46,6 +55,10 @@ MAX_MOUNTS = 64
 _LEASES = "dynamic"
 """The first word of the owners of leases."""
 _MAKE_WAY_SECONDS = 10.0
+_BRING_THEM_AGAIN = (
+    "the volume's secret or token was forgotten when the driver was started anew: start the pod again, or set requiresRepublish "
+    "in the CSIDriver object, by which kubelet brings them every minute or two"
+)
 
 
 @dataclass(slots=True)
@@ -64,6 +77,8 @@ class DynamicVolume:
         self.volume_id = spec.volume_id
         self.target = spec.target
         self.caller = spec.caller
+        self.has_lost_secrets = False
+        """Whether the caller had brought some to the process before this one, which are nowhere written."""
         self.key = key_of(spec.volume_id, spec.target)
         self.path = store.dynamic.path(self.key)
         self._check_enabled = check_enabled
@@ -177,8 +192,7 @@ class DynamicVolume:
         owner = self._owner(request.mount_id)
         policy = PullPolicy.default(request.reference)
         try:
-            wish = Wish(request.reference, policy, request.selection, self.caller)
-            resolved = self._puller.resolve(wish, patience)
+            resolved = self._resolve(Wish(request.reference, policy, request.selection, self.caller), patience)
             logs: list[LayerLog] = []
 
             def joined(job: PullJob) -> None:
@@ -204,6 +218,14 @@ class DynamicVolume:
             raise
         with self._changed:
             self._mounts[request.mount_id] = mount
+
+    def _resolve(self, wish: Wish, patience: Patience) -> Resolved:
+        try:
+            return self._puller.resolve(wish, patience)
+        except (Unauthenticated, Forbidden) as error:
+            if not self.has_lost_secrets:
+                raise
+            raise type(error)(error.message, hint=_BRING_THEM_AGAIN) from error
 
     def _owner(self, mount_id: MountId) -> str:
         return _owner(self.volume_id, self.target, mount_id)

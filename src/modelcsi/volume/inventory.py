@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import shutil
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 from modelcsi.errors import NotFound
@@ -13,6 +14,16 @@ from modelcsi.pull.puller import Puller, PullStatus
 from modelcsi.store.records import ArtifactRecord
 from modelcsi.store.store import Store
 from modelcsi.volume.failures import Failures
+
+
+@dataclass(frozen=True, slots=True)
+class DriverState:
+    """What the running driver says of itself; nothing where none runs."""
+
+    registration: str | None = None
+    """What kubelet knows of it; None where it does not register itself."""
+    configuration: str | None = None
+    """Why the configuration file is not in force; None when it is."""
 
 
 class Inventory:
@@ -24,19 +35,19 @@ class Inventory:
         puller: Puller,
         failures: Failures | None = None,
         dynamic_rows: Callable[[], Iterable[Mapping[str, Any]]] = tuple,
-        registration: Callable[[], str] | None = None,
+        driver: Callable[[], DriverState] = DriverState,
     ) -> None:
-        """`dynamic_rows` are added to the publications; `registration` is what kubelet says of the driver, None without it."""
+        """`dynamic_rows` are added to the publications."""
         self._dynamic_rows = dynamic_rows
-        self._registration = registration
+        self._driver = driver
         self._store = store
         self._puller = puller
         self._failures = failures or Failures()
 
     def status(self) -> dict[str, Any]:
-        """What kubelet knows of the driver, pulls that run, publications with their state, and the last that failed."""
+        """What the driver says of itself, pulls that run, publications with their state, and the last that failed."""
         return {
-            "registration": self._registration() if self._registration else None,
+            **dataclasses.asdict(self._driver()),
             "pulls": [_pull(status) for status in self._puller.running()],
             "publications": [
                 {

@@ -76,22 +76,16 @@ def parse_spec(
     attributes: Mapping[str, str],
     secrets: Mapping[str, str],
     service_name: str,
-    *,
-    has_dynamic_mounts: bool = False,
 ) -> VolumeSpec | DynamicSpec:
-    """The request of NodePublishVolume; one without modelRef is a dynamic volume, where an admin allows them.
+    """The request of NodePublishVolume; one without modelRef is a dynamic volume, if the node has such.
 
     Raises InvalidRequest, naming the attribute, and the nearest known one for an unknown.
     """
     values = _known_values(attributes, service_name)
     secrets, tokens = split_tokens(secrets)
-    if "modelRef" not in values and has_dynamic_mounts:
+    if "modelRef" not in values:
         _check_dynamic(values)
         return DynamicSpec(VolumeId(volume_id), target, Caller(secrets, _pod(attributes), tokens))
-    if "modelRef" not in values:
-        raise InvalidRequest(
-            "the volume has no modelRef", hint='set volumeAttributes.modelRef: "registry/repository:tag"'
-        )
     reference = Reference.parse(values["modelRef"])
     policy = values.get("pullPolicy")
     return VolumeSpec(
@@ -111,6 +105,11 @@ def parse_spec(
         pod=_pod(attributes),
         tokens=tokens,
     )
+
+
+def missing_model() -> InvalidRequest:
+    """What is wrong with a request without a model where there are no dynamic volumes."""
+    return InvalidRequest("the volume has no modelRef", hint='set volumeAttributes.modelRef: "registry/repository:tag"')
 
 
 def _check_dynamic(values: Mapping[str, Any]) -> None:

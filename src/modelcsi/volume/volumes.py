@@ -3,7 +3,7 @@
 A publication is one (volume id, target): one PersistentVolume in two pods of a node is two publications. What is recorded
 before what, and what a kill in between leaves:
 
-    record PENDING                     a row without a mount; expires when its caller does not come back
+    record PENDING                     a row without a mount; expires when its caller does not come back, or cannot
     resolve, record the digest, lease  the same, and the content stays
     pull                               half-written content, resumed by the next call
     mount                              a mount at the target beside a PENDING row: `restore` completes it
@@ -20,6 +20,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 from modelcsi.artifact.layouts import FILES
 from modelcsi.deadline import Deadline
@@ -39,8 +40,8 @@ from modelcsi.volume.failures import Failures
 from modelcsi.volume.mounts import Mounts
 from modelcsi.volume.restore import restore, view_at
 from modelcsi.volume.slots import PublishSlots
-from modelcsi.volume.spec import DynamicSpec, VolumeId, VolumeSpec
-from modelcsi.volume.upstream import remove_upstream_copy
+from modelcsi.volume.spec import DynamicSpec, VolumeId, VolumeSpec, missing_model
+from modelcsi.volume.upstream import remove_upstream_copy, shows_upstream_copy
 
 logger = logging.getLogger(__name__)
 
@@ -116,14 +117,15 @@ class Volumes:
         """
         patience = Patience(_until(deadline))
         if isinstance(spec, DynamicSpec):
-            assert self._dynamic is not None, "only a driver that has dynamic volumes parses one"
             with self._working_on(spec.target, patience):
-                self._dynamic.publish(spec)
+                self._publish_dynamic(spec)
             return
         with self._working_on(spec.target, patience), self._slots.enter():
             known = self._known(spec)
             if known is not None and known.state == MOUNTED and self._shows(known.target, known.view):
                 self._touch(known)
+                return
+            if self._shows_upstream_copy(spec):
                 return
             record = PublicationRecord(
                 *(spec.volume_id, spec.target, spec.arguments, str(spec.reference), PENDING),
@@ -230,6 +232,10 @@ class Volumes:
         self._forget(record)
 
     def _is_expired(self, record: PublicationRecord) -> bool:
+        # kubelet makes the parent before each publish, and keeps it until the unpublish: without it nobody comes back. So it is
+        # when somebody removed a pod's directory by hand, or made the node anew around the store.
+        if not Path(record.target).parent.is_dir():
+            return True
         with self._changed:
             return time.monotonic() - self._seen.setdefault(record.owner, time.monotonic()) >= _PENDING_EXPIRES_SECONDS
 
@@ -262,6 +268,20 @@ class Volumes:
         self._announcements.mounted(record.owner, digest)
         self.failures.mended(spec.target)
         logger.info("published %s (%s) at %s", spec.reference, digest, spec.target)
+
+    def _publish_dynamic(self, spec: DynamicSpec) -> None:
+        if self._shows_upstream_copy(spec):
+            return
+        if self._dynamic is None:
+            raise missing_model()
+        self._dynamic.publish(spec)
+
+    def _shows_upstream_copy(self, spec: VolumeSpec | DynamicSpec) -> bool:
+        """kubelet publishes all volumes again when it starts: a pod of before the change of drivers keeps what it has."""
+        is_shown = shows_upstream_copy(self._store.layout.root, spec.volume_id, spec.target, self._mounts)
+        if is_shown:
+            logger.info("%s shows what the upstream driver mounted: left as it is", spec.target)
+        return is_shown
 
     def _touch(self, record: PublicationRecord) -> None:
         try:

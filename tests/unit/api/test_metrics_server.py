@@ -7,6 +7,7 @@ from collections.abc import Iterator
 import pytest
 
 from modelcsi.api.metrics_server import MetricsServer
+from modelcsi.api.server import Request
 from modelcsi.config.address import TcpAddress
 from modelcsi.errors import InvalidRequest
 from modelcsi.metrics import Metrics, MountItem, MountType
@@ -68,6 +69,29 @@ def test_metrics_are_served_without_names_of_models(server: MetricsServer, metri
 def test_the_detail_names_models(server: MetricsServer) -> None:
     """`/metrics/detail` has one series for each mounted volume."""
     assert 'model_csi_mount_item{mount_id="",reference="registry/private:v1"' in _get(server, "/metrics/detail")[2]
+
+
+@pytest.mark.parametrize(
+    ("reached_at", "is_shown", "status"),
+    [
+        ("127.0.0.1", False, 200),
+        ("::1", False, 200),
+        ("10.0.0.1", False, 403),
+        ("fd00::1", False, 403),
+        ("10.0.0.1", True, 200),
+    ],
+)
+def test_names_of_models_leave_the_node_only_where_wanted(
+    metrics: Metrics, readiness: _Readiness, reached_at: str, is_shown: bool, status: int
+) -> None:
+    """Every pod of the cluster reaches the pod's address; what it shall not read is told on loopback."""
+    server = MetricsServer([], metrics, readiness, shows_detail=lambda: is_shown)
+    detail, plain, health = (
+        server.respond(Request("GET", path, b"", reached_at)) for path in ("/metrics/detail", "/metrics", "/healthz")
+    )
+
+    assert (status, 200, 200) == (detail.status, plain.status, health.status)
+    assert (status == 200) == (b"private" in detail.body)
 
 
 def test_alive_and_ready_are_two_questions(server: MetricsServer, readiness: _Readiness) -> None:

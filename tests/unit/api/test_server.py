@@ -58,6 +58,7 @@ def test_a_request_is_answered(server: tuple[str, int]) -> None:
         (b"Content-Length: -1", b"400"),
         (b"Content-Length: 1e3", b"400"),
         ("Content-Length: ²".encode(), b"400"),
+        (b"Content-Length: " + b"9" * 5000, b"413"),
         (b"Transfer-Encoding: chunked", b"400"),
     ],
 )
@@ -81,6 +82,38 @@ def test_requests_that_are_none_are_refused(server: tuple[str, int], sent: bytes
 
     assert b"200" not in refusal.partition(b"\r\n")[0]
     assert b"GET / " in _talk(server, b"GET / HTTP/1.1\r\n\r\n")
+
+
+def test_a_request_is_bounded_in_bytes(server: tuple[str, int]) -> None:
+    """Sixteen clients with all the headers that the protocol allows would else take 100 MiB."""
+    sent = b"GET / HTTP/1.1\r\n" + b"".join(b"H%d: %s\r\n" % (number, b"v" * 60000) for number in range(90)) + b"\r\n"
+    try:
+        refusal = _talk(server, sent)
+    except ConnectionError:
+        refusal = b""
+
+    assert b"" == refusal
+    assert b"GET / " in _talk(server, b"GET / HTTP/1.1\r\n\r\n")
+
+
+def test_a_request_is_bounded_in_time(server: tuple[str, int], monkeypatch: pytest.MonkeyPatch) -> None:
+    """In all, not for each byte: one that drips is cut."""
+    monkeypatch.setattr("modelcsi.api.server._REQUEST_SECONDS", 0.3)
+    with socket.create_connection(server, timeout=10) as connection:
+        connection.settimeout(0.1)
+        received: bytes | None = None
+        for _ in range(100):
+            try:
+                connection.sendall(b"x")
+                received = connection.recv(1)
+                break
+            except TimeoutError:
+                continue
+            except ConnectionError:
+                received = b""
+                break
+
+    assert b"" == received
 
 
 def test_a_bug_is_an_internal_error(server: tuple[str, int], caplog: pytest.LogCaptureFixture) -> None:

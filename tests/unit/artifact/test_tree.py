@@ -5,8 +5,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from modelcsi.artifact.members import Member, MemberType
-from modelcsi.artifact.selection import Selection
-from modelcsi.artifact.tree import EntryType, FileEntry, build_tree, wanted_layers
+from modelcsi.artifact.selection import ROOT, Selection
+from modelcsi.artifact.tree import EntryType, FileEntry, build_tree, wanted_layers, wants_member
 from modelcsi.errors import UnsupportedArtifact
 from modelcsi.oci.digest import Digest
 from tests.unit.artifact.builders import (
@@ -21,6 +21,7 @@ from tests.unit.artifact.builders import (
     layer,
     paths,
     symlink,
+    tars,
     tree,
 )
 
@@ -280,11 +281,21 @@ def followed(tree: dict[str, FileEntry], path: str) -> bool:
     return True
 
 
-@given(st.lists(st.lists(MEMBERS, max_size=5), min_size=1, max_size=3), st.sampled_from(["", "*.bin", "a", "!*"]))
-@settings(max_examples=400)
-def test_trees_never_escape(listed: list[list[Member]], pattern: str) -> None:
-    """Whatever members: refused, or a tree in which parents are directories and every link stays inside."""
-    selection = Selection(exclude_patterns=(pattern,)) if pattern else ALL
+SELECTIONS = st.builds(
+    Selection,
+    exclude_patterns=st.sampled_from([(), (), ("*.bin",), ("a",), ("!*",)]),
+    include=st.sampled_from([(), (), ("*",), ("a", "!*.bin"), ("a/*",)]),
+    exclude=st.sampled_from([(), (), ("*.bin",), ("/a",), ("a/", "!b")]),
+    sub_path=st.sampled_from(["", "", "a", "a/b", ROOT]),
+)
+
+
+@given(st.lists(st.lists(MEMBERS, max_size=5), min_size=1, max_size=3), SELECTIONS)
+@settings(max_examples=600)
+def test_trees_never_escape(listed: list[list[Member]], selection: Selection) -> None:
+    """Whatever members, whatever is chosen: refused, or a tree in which parents are directories, every link stays inside, and
+    every file is wanted.
+    """
     try:
         found = tree(*listed, selection=selection)
     except UnsupportedArtifact:
@@ -301,4 +312,28 @@ def test_trees_never_escape(listed: list[list[Member]], pattern: str) -> None:
             assert entry.layer is not None
             assert entry.member is not None
             assert MemberType.FILE is listed[layers.index(entry.layer)][entry.member].type
-            assert selection.wants(path, is_weight=False)
+            assert selection.wants(f"{selection.root}/{path}" if selection.root else path, is_weight=False)
+
+
+@given(st.lists(MEMBERS, max_size=6), SELECTIONS)
+@settings(max_examples=400)
+def test_what_is_shown_is_what_everything_shows_and_was_kept(members: list[Member], selection: Selection) -> None:
+    """A selection shows the wanted part of the whole tree, under the same root; each file of it is one that is kept while
+    the tar streams, or all are kept for a hard link.
+    """
+    try:
+        found, whole = tree(members, selection=selection), tree(members)
+    except UnsupportedArtifact:
+        return
+
+    prefix = f"{selection.root}/" if selection.root else ""
+    wanted = {
+        entry.path.removeprefix(prefix)
+        for entry in whole.entries
+        if entry.type is not EntryType.DIRECTORY and selection.wants(entry.path, is_weight=False)
+    }
+    assert wanted == {entry.path for entry in found.entries if entry.type is not EntryType.DIRECTORY}
+    layer = tars(members)[0].layers[0]
+    kept = [wants_member(layer, member.path, selection) for member in members]
+    has_links = any(kept[number] for number, member in enumerate(members) if member.type is MemberType.HARDLINK)
+    assert has_links or all(kept[entry.member] for entry in found.entries if entry.member is not None)

@@ -76,6 +76,7 @@ def test_a_bad_file_is_reported_once_and_the_old_one_kept(
         source.refresh()
 
     assert "info" == source.current.log_level
+    assert source.rejection
     (record,) = caplog.records
     assert "the old one stays in force" in record.getMessage()
 
@@ -142,3 +143,32 @@ def test_the_thread_sees_a_change_and_stops_at_once(path: Path) -> None:
 def test_a_source_that_never_started_can_be_stopped(path: Path) -> None:
     """Undoing a start that failed half-way is no special case."""
     ConfigSource(path, {}).stop()
+
+
+def test_a_mended_file_is_rejected_no_more(path: Path) -> None:
+    """Also when it says again what was in force all the time."""
+    source = ConfigSource(path, {})
+    before = source.rejection
+    _replace(path, "log_level: loud\n")
+    source.refresh()
+    rejected = source.rejection
+    _replace(path, "log_level: info\n")
+    source.refresh()
+
+    assert (None, None) == (before, source.rejection)
+    assert rejected is not None
+    assert "log_level 'loud'" in rejected
+
+
+def test_a_file_that_names_an_unusable_one_is_rejected(path: Path) -> None:
+    """A listener that cannot work with the new configuration is told of like a mistake in the file."""
+    source = ConfigSource(path, {})
+
+    def refuse(_: Config) -> None:
+        raise InvalidRequest("credentials.yaml: cannot be read")
+
+    source.subscribe(refuse)
+    _replace(path, "log_level: debug\n")
+    source.refresh()
+
+    assert "credentials.yaml: cannot be read" == source.rejection

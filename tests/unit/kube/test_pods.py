@@ -9,7 +9,7 @@ import pytest
 
 from modelcsi.kube.client import KubeClient
 from modelcsi.kube.pods import PodReader
-from modelcsi.registry.caller import Pod
+from modelcsi.registry.caller import Pod, PodSecrets
 from tests.fakes.api_server import FakeApiServer, Fault
 from tests.unit.kube.conftest import QUICK, TRAIN
 
@@ -93,7 +93,7 @@ def test_a_pods_secrets_come_in_its_order(server: FakeApiServer, reader: PodRead
     _add_secret(server, "new")
     _add_secret(server, "old", "{}", is_old=True)
 
-    assert ({".dockercfg": "{}"}, {".dockerconfigjson": _CONFIG}) == reader.secrets_of(TRAIN)
+    assert PodSecrets(({".dockercfg": "{}"}, {".dockerconfigjson": _CONFIG})) == reader.secrets_of(TRAIN)
     assert 0 == server.count("GET", "serviceaccounts")
 
 
@@ -103,7 +103,7 @@ def test_without_own_secrets_its_service_accounts_count(server: FakeApiServer, r
     server.add("serviceaccounts", "team", "builder", **_names("pull"))
     _add_secret(server, "pull")
 
-    assert ({".dockerconfigjson": _CONFIG},) == reader.secrets_of(TRAIN)
+    assert PodSecrets(({".dockerconfigjson": _CONFIG},)) == reader.secrets_of(TRAIN)
 
 
 def test_another_pod_of_the_name_gives_nothing(server: FakeApiServer, reader: PodReader) -> None:
@@ -111,7 +111,7 @@ def test_another_pod_of_the_name_gives_nothing(server: FakeApiServer, reader: Po
     server.add("pods", "team", "train", uid="uid-2", spec=_names("pull"))
     _add_secret(server, "pull")
 
-    assert () == reader.secrets_of(TRAIN)
+    assert PodSecrets() == reader.secrets_of(TRAIN)
     assert 0 == server.count("GET", "secrets")
 
 
@@ -123,7 +123,7 @@ def test_a_pod_that_nobody_vouches_for_gives_nothing(
     server.add("pods", "team", "train", uid="uid-1", spec=_names("pull"))
     _add_secret(server, "pull")
 
-    assert () == PodReader(client, lambda: has_pod_info).secrets_of(TRAIN)
+    assert PodSecrets() == PodReader(client, lambda: has_pod_info).secrets_of(TRAIN)
     assert [] == server.seen
 
 
@@ -140,9 +140,15 @@ def test_what_cannot_be_used_is_left_out_and_logged_once(
     with caplog.at_level(logging.DEBUG, logger="modelcsi"):
         found = [reader.secrets_of(TRAIN), reader.secrets_of(TRAIN)]
 
-    assert 2 * [({".dockerconfigjson": _CONFIG},)] == found
+    no_type = "is no secret of type kubernetes.io/dockerconfigjson or kubernetes.io/dockercfg"
+    lacks = (
+        "the imagePullSecret team/missing does not exist",
+        f"the imagePullSecret team/opaque {no_type}",
+        f"the imagePullSecret team/broken {no_type}",
+    )
+    assert 2 * [PodSecrets(({".dockerconfigjson": _CONFIG},), lacks)] == found
     assert 3 == len(caplog.messages)
-    assert not any(text in caplog.text for text in ("s3cret", "czNjcmV0", "YWxpY2U6czNjcmV0"))
+    assert not any(text in f"{caplog.text} {lacks}" for text in ("s3cret", "czNjcmV0", "YWxpY2U6czNjcmV0"))
 
 
 @pytest.mark.parametrize("resource", ["pods", "serviceaccounts", "secrets"])
@@ -153,6 +159,25 @@ def test_missing_rights_are_named_once(
     server.add("pods", "team", "train", uid="uid-1", spec={} if resource == "serviceaccounts" else _names("pull"))
     _add_secret(server, "pull")
     server.faults["GET", resource] = 403
+    found = [reader.secrets_of(TRAIN) for _ in range(2)]
 
-    assert [(), ()] == [reader.secrets_of(TRAIN), reader.secrets_of(TRAIN)]
+    assert 2 * [((), False)] == [(secrets.found, secrets.is_passing) for secrets in found]
+    assert all(
+        text.endswith("cannot be read: the driver has no right to") for secrets in found for text in secrets.lacks
+    )
     assert 1 == caplog.text.count(f"needs the right to get {resource}")
+
+
+@pytest.mark.parametrize("fault", [401, 429, 500, Fault.HANG, Fault.GARBAGE])
+@pytest.mark.parametrize("resource", ["pods", "serviceaccounts", "secrets"])
+def test_what_cannot_be_read_now_is_no_lack_for_good(
+    server: FakeApiServer, reader: PodReader, resource: str, fault: int | Fault
+) -> None:
+    """The same question may well be answered later, and the pod's author is told so; what could be read counts."""
+    server.add("pods", "team", "train", uid="uid-1", spec={} if resource == "serviceaccounts" else _names("pull"))
+    server.faults["GET", resource] = fault
+    secrets = reader.secrets_of(TRAIN)
+    told = f"answers {fault}" if isinstance(fault, int) else "does not answer"
+
+    assert ((), True, 1) == (secrets.found, secrets.is_passing, len(secrets.lacks))
+    assert secrets.lacks[0].endswith(f"cannot be read now: the API server {told}")

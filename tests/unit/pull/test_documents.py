@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from modelcsi.errors import CorruptContent, Forbidden, NotFound, UnsupportedArtifact
+from modelcsi.errors import CorruptContent, Forbidden, NotFound, Unauthenticated, UnsupportedArtifact
 from modelcsi.oci.digest import Digest
 from modelcsi.oci.manifest import OCI_INDEX
 from modelcsi.pull.policy import PullPolicy
@@ -189,6 +189,23 @@ def test_index_of_a_private_repository(puller: Puller, private: FakeRegistry) ->
     Pod(puller, reference, secrets=secret(private, "alice", "s3cret")).pull()
     with pytest.raises(Forbidden):
         Pod(puller, reference, "bob", secrets=secret(private, "bob", "b0b")).resolve()
+
+
+def test_credentials_that_are_refused_meanwhile(puller: Puller, private: FakeRegistry, store: Store) -> None:
+    """A document that is gone is asked for with a proof of earlier, which then is worth nothing."""
+    kit, config = push_kit(private.content)
+    pod = Pod(puller, f"{private.host}/models/kit@{kit}", secrets=secret(private, "alice", "s3cret"))
+    pod.pull()
+    store.layout.manifest(config).unlink()
+    private.users["alice"] = type(private.users["alice"])("rotated")
+    with pytest.raises(Unauthenticated):
+        pod.resolve()
+    asked = len(private.seen)
+    with pytest.raises(Unauthenticated):
+        pod.resolve()
+
+    assert asked < len(private.seen)
+    assert not any("/blobs/" in seen.path for seen in private.seen[asked:])
 
 
 def test_config_of_a_modelkit_places_its_members(puller: Puller, fake: FakeRegistry) -> None:

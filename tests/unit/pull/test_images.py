@@ -267,7 +267,10 @@ def test_a_link_that_leaves(pod: Pod, fake: FakeRegistry, store: Store) -> None:
     assert [] == list(store.layout.views.iterdir())
 
 
-COMPRESSED: dict[str, Callable[[bytes], bytes]] = {"gzip": functools.partial(gzip.compress, mtime=0), "zstd": zstandard.compress}
+COMPRESSED: dict[str, Callable[[bytes], bytes]] = {
+    "gzip": functools.partial(gzip.compress, mtime=0),
+    "zstd": zstandard.compress,
+}
 
 
 @pytest.mark.parametrize("codec", COMPRESSED)

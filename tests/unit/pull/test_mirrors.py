@@ -339,6 +339,18 @@ def test_a_mirror_that_checks_rights_gets_the_pods_credentials_for_it(node: Node
     assert 0 == node.origin.bytes_served.total()
 
 
+def test_a_wrong_secret_for_the_registry_gets_nothing_at_such_a_mirror(node: Node) -> None:
+    """The node may read there, and the pod is who its secret says; the registry refuses that one."""
+    node.write_hosts(settings=CHECKS)
+    for registry in (node.origin, node.mirror):
+        registry.auth, registry.users = Auth.BASIC, {"alice": User("s3cret")}
+    node.write_docker_config(node.mirror, "alice", "s3cret")
+    with pytest.raises(Unauthenticated):
+        node.pod(**secret(node.origin, "alice", "wrong")).pull()
+
+    assert [] == node.mirror.seen
+
+
 def test_what_such_a_mirror_refuses_the_registry_may_give(node: Node) -> None:
     """Its word counts where it says yes."""
     node.write_hosts(settings=CHECKS)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import socket
 import threading
 from collections.abc import Callable
 
@@ -10,12 +11,22 @@ import pytest
 
 from modelcsi.artifact.selection import Selection
 from modelcsi.deadline import Deadline
-from modelcsi.errors import CorruptContent, Forbidden, NotFound, PullPending, RegistryUnavailable
+from modelcsi.errors import (
+    CorruptContent,
+    Forbidden,
+    NotFound,
+    PullPending,
+    RegistryUnavailable,
+    Unauthenticated,
+)
 from modelcsi.oci.digest import Digest
+from modelcsi.oci.reference import Reference
 from modelcsi.pull.job import PullJob
 from modelcsi.pull.patience import Patience
+from modelcsi.pull.policy import PullPolicy
 from modelcsi.pull.puller import PulledView, Puller, PullLimits
 from modelcsi.pull.queue import JobQueue
+from modelcsi.pull.resolve import Wish
 from modelcsi.store.store import Store
 from tests.fakes.registry import Auth, FakeRegistry, User
 from tests.unit.pull.conftest import FILES, Pod, secret, tree_of, wait_until
@@ -216,6 +227,40 @@ def test_a_refused_credential_answers_only_its_owner(puller: Puller, store: Stor
     assert ((Forbidden, False), FILES) == (refused, tree_of(view.path))
 
 
+def test_a_proof_that_is_out_of_date_gives_way_to_the_callers_own(puller: Puller, store: Store) -> None:
+    """Credentials that a registry refuses a missing layer to are no longer accepted for what is here; the pod's other ones are asked.
+
+    The repository was public when the first part was pulled, and is not any more: alice's secret gets the rest.
+    """
+    with FakeRegistry(auth=Auth.BASIC, users={"alice": User("s3cret")}) as registry:
+        registry.content.push("models/tiny", "v1", FILES)
+        registry.public.add("models/tiny")
+        reference = f"{registry.host}/models/tiny:v1"
+        part = Selection(exclude_patterns=("*.safetensors",))
+        Pod(puller, reference, "everybody", selection=part).pull()
+        registry.public.clear()
+        view = Pod(puller, reference, "alice", secrets=secret(registry, "alice", "s3cret")).pull()
+
+    assert FILES == tree_of(view.path)
+    assert registry.blob_gets[str(Digest.of(FILES["config.json"]))] == 1
+
+
+def test_a_proof_that_is_out_of_date_is_forgotten(puller: Puller, store: Store) -> None:
+    """Who has nothing else is refused, and from now on for what is here as well."""
+    with FakeRegistry(auth=Auth.BASIC, users={"alice": User("s3cret")}) as registry:
+        registry.content.push("models/tiny", "v1", FILES)
+        registry.public.add("models/tiny")
+        reference = f"{registry.host}/models/tiny:v1"
+        part = Selection(exclude_patterns=("*.safetensors",))
+        Pod(puller, reference, "everybody", selection=part).pull()
+        registry.public.clear()
+        for pod in (Pod(puller, reference, "nobody"), Pod(puller, reference, "late", selection=part)):
+            with pytest.raises(Unauthenticated):
+                pod.pull()
+
+    assert [] == puller.running()
+
+
 def test_another_selection_is_another_job(puller: Puller, stalled: FakeRegistry, reference: str) -> None:
     """They share what they both need."""
     calls = [
@@ -371,7 +416,10 @@ def test_a_silent_registry_is_in_nobody_elses_way(puller: Puller, stalled: FakeR
 def test_a_dead_registry_keeps_nobody_waiting(
     make_puller: Callable[..., Puller], fake: FakeRegistry, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Its models wait for turns in turn, and another registry's is pulled meanwhile; they go on with what they had."""
+    """A registry that serves nothing, or a byte now and then, keeps no model of another registry from being pulled.
+
+    Its own models wait for turns in turn, and go on with what they had.
+    """
     monkeypatch.setattr(JobQueue, "idle_after_seconds", 0.2)
     puller = make_puller(PullLimits(jobs=1))
     with FakeRegistry() as dead:
@@ -388,3 +436,37 @@ def test_a_dead_registry_keeps_nobody_waiting(
 
     assert FILES == tree_of(view.path)
     assert [{"model.bin": model.encode() * (1 << 18)} for model in models] == shown
+
+
+def test_never_is_never(puller: Puller, fake: FakeRegistry, reference: str) -> None:
+    """With `Never`, nothing is downloaded, and a model that is not on the node, or in part only, is NOT_FOUND.
+
+    A pull that ended in the middle left what proves the right to it; the rest is not fetched, and what is whole is shown.
+    """
+    fake.faults.stall_after_bytes = 1 << 20
+    with pytest.raises(PullPending):
+        Pod(puller, reference, "first").pull(Patience(Deadline.after(0.3)))
+    puller.leave("first")
+    wait_until(lambda: not puller.running())
+    served = fake.blob_gets.total()
+    with pytest.raises(NotFound, match="in part only"):
+        Pod(puller, reference, policy=PullPolicy.NEVER).pull()
+    asked = fake.blob_gets.total() - served
+    resume(fake)
+    Pod(puller, reference, "second").pull()
+    view = Pod(puller, reference, "third", PullPolicy.NEVER).pull()
+
+    assert (0, FILES) == (asked, tree_of(view.path))
+    part = Pod(
+        puller, reference, "fourth", PullPolicy.NEVER, selection=Selection(exclude_patterns=("*.safetensors",))
+    ).pull()
+    assert {"config.json", "tokenizer/vocab.txt"} == set(tree_of(part.path))
+
+
+def test_asking_ends_although_the_caller_would_not(puller: Puller, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A pod's own API waits without end, and its caller may be gone: what asks the registry for it does not stay."""
+    monkeypatch.setattr("modelcsi.pull.puller._RESOLVE_SECONDS", 0.3)
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        reference = Reference.parse(f"127.0.0.1:{silent.getsockname()[1]}/models/tiny:v1")
+        with pytest.raises(RegistryUnavailable):
+            puller.resolve(Wish(reference, PullPolicy.IF_NOT_PRESENT), Patience(Deadline.never()))

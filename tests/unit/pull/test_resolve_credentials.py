@@ -10,7 +10,7 @@ import pytest
 
 from modelcsi.config.model import ServiceAccountToken
 from modelcsi.deadline import Deadline
-from modelcsi.errors import NotFound, Unauthenticated
+from modelcsi.errors import ClusterUnavailable, NotFound, Unauthenticated
 from modelcsi.oci.reference import Reference
 from modelcsi.pull.policy import PullPolicy
 from modelcsi.pull.resolve import Resolved, Resolver, Wish
@@ -31,12 +31,17 @@ class Api:
 
     def __init__(self, *secrets: Mapping[str, str]) -> None:
         self.secrets = secrets
+        self.is_away = False
         self.asked = 0
 
-    def secrets_of(self, pod: caller.Pod) -> tuple[Mapping[str, str], ...]:
+    def secrets_of(self, pod: caller.Pod) -> caller.PodSecrets:
         """As `kube` does."""
         self.asked += 1
-        return self.secrets
+        if self.is_away:
+            return caller.PodSecrets(
+                (), ("the pod cannot be read now: the API server does not answer",), is_passing=True
+            )
+        return caller.PodSecrets(self.secrets)
 
 
 class Node:
@@ -95,7 +100,7 @@ def test_a_renewed_service_account_token_needs_no_network(node: Node) -> None:
 
     assert before == node.requests
     with pytest.raises(
-        Unauthenticated, match="the credentials of the pod's service-account token for the audience reg"
+        Unauthenticated, match="the credentials of the token of the service account team-b/trainer for the audience reg"
     ):
         node.resolve(sources, who=caller.Caller({}, POD, {"registry": other}))
 
@@ -112,6 +117,51 @@ def test_pull_secrets_prove_by_their_value(node: Node) -> None:
     api.secrets = (secret(node.registry, "alice", "guessed"),)
     with pytest.raises(Unauthenticated, match="the credentials of the pod's imagePullSecrets"):
         node.resolve(sources)
+
+
+@pytest.mark.parametrize("policy", ["IfNotPresent", "Never"])
+def test_without_the_api_server_a_refusal_is_not_final(node: Node, policy: str) -> None:
+    """While the API server is away, a pod whose imagePullSecrets cannot be read is not refused for good: the answer is UNAVAILABLE.
+
+    They may be all that is lacking.
+    """
+    api = Api(secret(node.registry, "alice", "s3cret"))
+    sources = Sources(api, has_pod_info=lambda: True)
+    node.resolve(sources)
+    api.is_away = True
+    with pytest.raises(ClusterUnavailable, match="the pod's imagePullSecrets cannot be read now, and") as caught:
+        node.resolve(sources, policy=policy)
+    api.is_away = False
+    node.resolve(sources, policy=policy)
+
+    assert "the API server does not answer" in caught.value.hint
+
+
+def test_without_the_api_server_no_model_is_missing_for_good(node: Node) -> None:
+    """Some registries say that there is no such repository to those who may not see it."""
+    api = Api()
+    api.is_away = True
+    node.registry.faults.fail_next(404, path="/manifests/")
+    with pytest.raises(ClusterUnavailable, match="does not exist"):
+        node.resolve(Sources(api, has_pod_info=lambda: True))
+
+
+def test_without_the_api_server_other_sources_count(node: Node, tmp_path: Path) -> None:
+    """The node's docker config needs no API server."""
+    api = Api()
+    api.is_away = True
+    resolved = node.resolve(Sources(api, has_pod_info=lambda: True), config(tmp_path, node.registry, "alice", "s3cret"))
+
+    assert "alice" == resolved.repository.credentials.username
+
+
+def test_a_driver_that_was_never_told_of_the_cluster_refuses_nobody_for_good(node: Node) -> None:
+    """It does not know yet whether kubelet vouches for pods; once it knows that it does not, the registry's word is the answer."""
+    api = Api(secret(node.registry, "alice", "s3cret"))
+    with pytest.raises(ClusterUnavailable, match="the pod's imagePullSecrets cannot be read now"):
+        node.resolve(Sources(api, has_pod_info=lambda: None))
+    with pytest.raises(Unauthenticated, match="podInfoOnMount"):
+        node.resolve(Sources(api, has_pod_info=lambda: False))
 
 
 def test_a_proof_at_hand_asks_nobody(node: Node, tmp_path: Path) -> None:
@@ -149,7 +199,7 @@ def test_a_refused_secret_of_the_request_is_not_tried_without(node: Node) -> Non
     """A secret of the request that names the registry is used alone: if it is refused, nothing of the node's or of nobody's is tried."""
     node.registry.auth = Auth.BEARER
     node.registry.public.add("models/tiny")
-    with pytest.raises(Unauthenticated, match="the credentials of the request's secret"):
+    with pytest.raises(Unauthenticated, match="the credentials of the volume's secret"):
         node.resolve(Sources(), who=caller.Caller(secret(node.registry, "alice", "guessed"), POD))
 
 

@@ -275,6 +275,60 @@ def test_stopping_does_not_wait_for_a_silent_registry(bench: Any, fake: FakeRegi
     assert (False, [Stopped]) == (thread.is_alive(), [type(error) for error in errors])
 
 
+class Mute:
+    """An origin whose answers' heads do not come before a test says so."""
+
+    def __init__(self) -> None:
+        self.answered = threading.Event()
+        self.asked = threading.Event()
+        self.streams: list[MuteStream] = []
+
+    def open_blob(self, descriptor: Descriptor, start: int, end: int | None) -> Stream:
+        self.asked.set()
+        self.answered.wait()
+        self.streams.append(MuteStream())
+        return self.streams[-1]
+
+
+class MuteStream(Stream):
+    """Is closed, and never read."""
+
+    honours_ranges = True
+
+    def __init__(self) -> None:
+        self.closed = threading.Event()
+
+    def read(self, size: int) -> bytes:
+        raise AssertionError("nobody wants it any more")
+
+    def close(self) -> None:
+        self.closed.set()
+
+
+def test_stopping_does_not_wait_for_the_head_of_an_answer() -> None:
+    """A transfer holds a claim on its blob: it ends while a registry has not begun to answer, and the answer is closed unread."""
+    origin, stop, errors = Mute(), threading.Event(), list[BaseException]()
+    transfer = Transfer(origin, Progress(5), MemoryBudget(MIB), stop)
+    descriptor = Descriptor("application/octet-stream", Digest.of(b"bytes"), 5)
+
+    def run() -> None:
+        try:
+            transfer.run(descriptor, MemoryTarget(b"bytes"))
+        except Stopped as error:
+            errors.append(error)
+
+    thread = threading.Thread(target=run, daemon=True)
+    thread.start()
+    assert origin.asked.wait(60)
+    stop.set()
+    thread.join(60)
+    has_ended = not thread.is_alive()
+    origin.answered.set()
+    wait_until(lambda: bool(origin.streams) and origin.streams[0].closed.is_set())
+
+    assert (True, 1) == (has_ended, len(errors))
+
+
 def test_stopping_between_attempts(bench: Any, fake: FakeRegistry) -> None:
     """Also while it waits as long as the registry asked for; a person was told why."""
     job: Bench = bench()

@@ -24,7 +24,7 @@ from modelcsi.registry.transport import HttpTransport
 from tests.fakes.registry import FakeRegistry
 
 ClientFactory = Callable[..., Repository]
-ALICE = Credentials("alice", "s3cret", source="the request's secret")
+ALICE = Credentials("alice", "s3cret", source="the volume's secret")
 
 
 @dataclass(frozen=True)

@@ -77,7 +77,7 @@ def test_a_repository_that_is_not_theirs_is_forbidden(registry: FakeRegistry, cl
     """403 is about rights, and names whose."""
     registry.auth = Auth.BASIC
     registry.users = {"alice": User("s3cret", frozenset())}
-    with registry, pytest.raises(Forbidden, match=r"with the credentials of the request's secret \(403\): DENIED"):
+    with registry, pytest.raises(Forbidden, match=r"with the credentials of the volume's secret \(403\): DENIED"):
         client(f"{registry.host}/m/x:v1", ALICE).resolve("v1", _soon())
 
 
@@ -390,4 +390,4 @@ def test_a_repository_shows_no_secret() -> None:
     """Objects end up in logs."""
     repository = Registry(HttpTransport(), Hosts()).repository(Reference.parse("registry.example.com/m/x"), ALICE)
 
-    assert "<Repository registry.example.com/m/x with the credentials of the request's secret>" == repr(repository)
+    assert "<Repository registry.example.com/m/x with the credentials of the volume's secret>" == repr(repository)

@@ -56,7 +56,7 @@ def test_a_secret_for_the_registry_excludes_everything_behind_it(key: str, tmp_p
     """Otherwise a pod with wrong credentials would see what only the node may pull."""
     keychain = _config(tmp_path, auths={"registry.example.com": _entry("node")})
 
-    assert (Credentials("pod", "s3cret", source="the request's secret"),) == _found(keychain, _secret(key))
+    assert (Credentials("pod", "s3cret", source="the volume's secret"),) == _found(keychain, _secret(key))
 
 
 def test_a_secret_for_another_registry_leaves_the_nodes_credentials(tmp_path: Path) -> None:

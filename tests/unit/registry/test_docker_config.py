@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import base64
 import contextlib
+import time
 import traceback
 
 import pytest
@@ -79,6 +80,15 @@ def test_keys_match_as_the_kubelet_matches_them(key: str, reference: str, expect
     assert ["u"] * expected == _users({key: {"username": "u", "password": "p"}}, reference)
 
 
+@pytest.mark.parametrize("host", ["*" + "a*" * 7 + "b", "a*" * 30 + "b", "*" + "[^b]" * 20_000 + "*c", "?*" * 20_000])
+def test_no_key_takes_long(host: str) -> None:
+    """A key is a pod's text, and the reference too: together they must not stop the driver (the seven stars took 19 s)."""
+    began = time.process_time()
+    found = _users({f"{host}.example.com": {"username": "u", "password": "p"}}, f"{'a' * 63}.example.com/m/x")
+
+    assert ([], True) == (found, time.process_time() - began < 5)
+
+
 def test_several_matches_are_tried_with_the_longest_first() -> None:
     """More specific entries win, and the others are still there to try."""
     auths = {
@@ -122,9 +132,9 @@ def test_a_token_that_would_break_a_header_is_refused() -> None:
 
 def test_secrets_are_in_no_repr() -> None:
     """An error or a log line may show credentials as an object."""
-    credentials = Credentials("alice", "s3cret", "refresh", "ready", "the request's secret")
+    credentials = Credentials("alice", "s3cret", "refresh", "ready", "the volume's secret")
 
-    assert 'Credentials(source="the request\'s secret")' == repr(credentials)
+    assert 'Credentials(source="the volume\'s secret")' == repr(credentials)
 
 
 def test_a_fingerprint_tells_credentials_apart_and_needs_the_salt() -> None:

@@ -14,7 +14,7 @@ import pytest
 from modelcsi.config.model import ServiceAccountToken
 from modelcsi.config.providers import CredentialProvider, TokenAttributes, TokenCache
 from modelcsi.oci.reference import Reference
-from modelcsi.registry.caller import Caller, Pod
+from modelcsi.registry.caller import Caller, Pod, PodSecrets
 from modelcsi.registry.credentials import ANONYMOUS, Keychain, Sources
 from modelcsi.registry.node_access import NodeAccess
 from modelcsi.registry.providers import Providers
@@ -40,10 +40,10 @@ class Api:
     secrets: tuple[Mapping[str, str], ...] = ()
     asked: list[Pod] = field(default_factory=list)
 
-    def secrets_of(self, pod: Pod) -> tuple[Mapping[str, str], ...]:
+    def secrets_of(self, pod: Pod) -> PodSecrets:
         """As `kube` does."""
         self.asked.append(pod)
-        return self.secrets
+        return PodSecrets(self.secrets)
 
 
 @dataclass
@@ -132,8 +132,8 @@ def test_the_pull_secrets_of_a_pod_that_may_be_forged_are_not_read(house: House,
 
     assert (["plugin", "helper", "node", ""], 0) == (found, len(house.api.asked))
     assert candidates.explain("look") == (
-        "look; the pod's imagePullSecrets are not used: the CSIDriver object is not known to have podInfoOnMount, "
-        "so a pod could name any namespace"
+        "the pod's imagePullSecrets are not used: the CSIDriver object is not known to have podInfoOnMount, "
+        "so a pod could name any namespace; look"
     )
 
 
@@ -202,11 +202,34 @@ def test_a_plugin_that_fails_is_passed_over_and_told(house: House, caplog: pytes
     assert 1 == len(caplog.records)
 
 
+def test_secrets_for_other_registries_are_mentioned(house: House) -> None:
+    """The most frequent mistake: the host in the secret is not exactly that of the reference."""
+    house.api.secrets = (secret("pulled", "elsewhere.example.com"),)
+    candidates = house.keychain(tokens=(), providers=None).candidates(
+        REFERENCE, Caller(secret("request", "https://other.example.com"), POD)
+    )
+    told = list(candidates) and candidates.explain("look")
+
+    assert (
+        f"the volume's secret has nothing for {HOST}/team/model; "
+        f"the pod's imagePullSecrets have nothing for {HOST}/team/model; look"
+    ) == told
+
+
+def test_pull_secrets_that_nobody_reads_are_mentioned(house: House) -> None:
+    """Their author expects them to count, as they do for images."""
+    candidates = house.keychain(pull_secrets=None).candidates(REFERENCE, Caller({}, POD))
+
+    assert ANONYMOUS in candidates
+    assert "imagePullSecrets are not read (kubernetes.pull_secrets); look" == candidates.explain("look")
+
+
 def test_the_map_is_mentioned_only_where_the_node_has_something(tmp_path: Path) -> None:
     """A 401 of a registry that the node does not know has other reasons."""
     candidates = Keychain(tmp_path, Sources(node_access=NodeAccess({}))).candidates(REFERENCE, Caller({}, POD))
 
-    assert ((ANONYMOUS,), "look") == (tuple(candidates), candidates.explain("look"))
+    assert (ANONYMOUS,) == tuple(candidates)
+    assert "registry.node_credentials" not in candidates.explain("look")
 
 
 def test_the_nodes_own_for_the_driver_itself(house: House) -> None:
@@ -221,3 +244,46 @@ def test_secrets_are_in_no_text_of_a_caller(house: House) -> None:
     caller = Caller(secret("request"), POD, {"registry": "hunter2"})
 
     assert ["s3cret" in repr(caller), "hunter2" in repr(caller), "team-a" in repr(caller)] == [False, False, True]
+
+
+MIRROR = "mirror.example.com"
+
+
+@pytest.mark.parametrize(
+    ("namespaces", "expected"),
+    [
+        (None, ["plugin", "helper", "node", ""]),
+        ({HOST: ("team-a",), MIRROR: ("*",)}, ["plugin", "helper", "node", ""]),
+        ({HOST: ("vault",), "*": ("*",)}, [""]),
+        ({HOST: ("*",), MIRROR: ("vault",)}, [""]),
+        ({MIRROR: ("*",)}, [""]),
+    ],
+)
+def test_the_map_is_held_against_the_registry_that_a_mirror_stands_for(
+    house: House, namespaces: dict[str, tuple[str, ...]] | None, expected: list[str]
+) -> None:
+    """Else the node's credentials for the mirror would open what the map closes."""
+    house.plugin.answer({MIRROR: {"username": "plugin", "password": "s3cret"}}, duration="0s")
+    (house.directory / "config.json").write_text(
+        json.dumps(json.loads(secret("node", MIRROR)[".dockerconfigjson"]) | {"credsStore": "one"}), encoding="utf-8"
+    )
+    provider = replace(PROVIDER, match_images=(MIRROR,))
+    keychain = house.keychain(node_access=NodeAccess(namespaces), provider=provider, pull_secrets=None)
+    found = [credentials.username for credentials in keychain.at_mirror(MIRROR, REFERENCE, Caller({}, POD))]
+
+    assert expected == found
+
+
+@pytest.mark.parametrize(
+    ("hosts", "expected"),
+    [((HOST,), []), ((HOST, MIRROR), ["u"]), ((MIRROR,), ["u"]), (("elsewhere",), ["helper", ""])],
+)
+def test_a_secret_for_the_registry_is_the_only_source_at_its_mirror(
+    house: House, hosts: tuple[str, ...], expected: list[str]
+) -> None:
+    """Its own entries for the mirror, or the mirror is not asked: what is behind the secret is not tried there either."""
+    auths = {host: {"username": "u", "password": "s3cret"} for host in hosts}
+    caller = Caller({".dockerconfigjson": json.dumps({"auths": auths})}, POD)
+    found = house.keychain(pull_secrets=None).at_mirror(MIRROR, REFERENCE, caller)
+
+    assert expected == [credentials.username for credentials in found]

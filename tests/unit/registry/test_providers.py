@@ -55,6 +55,18 @@ def test_the_question_is_kubelets(plugin: Plugin, make: Callable[..., Providers]
     ] == plugin.asked
 
 
+def test_the_same_configuration_is_recognised(tmp_path: Path, make: Callable[..., Providers]) -> None:
+    """Its answers count on when the driver's configuration is read again; with other plugins they do not."""
+    providers, other = make(), replace(PROVIDER, args=("--verbose",))
+
+    assert [True, False, False, False] == [
+        providers.is_made_of([PROVIDER], tmp_path),
+        providers.is_made_of([other], tmp_path),
+        providers.is_made_of([PROVIDER, replace(PROVIDER, name="second")], tmp_path),
+        providers.is_made_of([PROVIDER], tmp_path / "elsewhere"),
+    ]
+
+
 def test_a_service_accounts_token_is_handed_on(plugin: Plugin, make: Callable[..., Providers]) -> None:
     """KEP-4412."""
     provider, token = replace(PROVIDER, token_attributes=ACCOUNTS), jwt("trainer")

@@ -50,8 +50,8 @@ def test_the_right_password_is_enough(guarded: FakeRegistry, client: ClientFacto
 
 def test_the_wrong_password_is_told_with_its_source(guarded: FakeRegistry, client: ClientFactory) -> None:
     """And asked once only: some registries lock accounts."""
-    wrong = Credentials("alice", "wr0ng", source="the request's secret")
-    with guarded as registry, pytest.raises(Unauthenticated, match="the credentials of the request's secret") as caught:
+    wrong = Credentials("alice", "wr0ng", source="the volume's secret")
+    with guarded as registry, pytest.raises(Unauthenticated, match="the credentials of the volume's secret") as caught:
         client(f"{registry.host}/m/x:v1", wrong).resolve("v1", _soon())
 
     assert "wr0ng" not in str(caught.value)

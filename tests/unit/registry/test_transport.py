@@ -32,6 +32,15 @@ def _ask(transport: HttpTransport, url: str, *authorities: Path, timeouts: Timeo
         response.close()
 
 
+def _ask_all(transport: HttpTransport, url: str, timeouts: Timeouts = _PATIENT) -> None:
+    response = transport.request(Request("GET", url, timeouts=timeouts))
+    try:
+        while response.read(100):
+            pass
+    finally:
+        response.close()
+
+
 def test_identity_is_asked_for_and_netrc_is_not_read(
     transport: HttpTransport, canned: Canned, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -74,6 +83,38 @@ def test_headers_are_bounded(headers: bytes, transport: HttpTransport, canned: C
     server = canned(b"HTTP/1.1 200 OK\r\n" + headers + b"\r\n\r\n")
     with pytest.raises(RegistryUnavailable, match=re.escape(server.host)):
         _ask(transport, f"http://{server.host}/")
+
+
+@pytest.mark.parametrize(
+    "head",
+    [
+        b"HTTP/1.1 200 OK\r\nX-Pad: ",
+        b"HTTP/1.1 20",
+        b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n1\r\na\r\n1",
+    ],
+)
+def test_a_head_that_trickles_has_an_end(
+    head: bytes, transport: HttpTransport, dripping: Callable[[bytes], str]
+) -> None:
+    """A byte now and then meets every timeout of a read, and not that of the whole; sizes of chunks are like a head."""
+    host = dripping(head)
+    with pytest.raises(RegistryUnavailable, match=rf"{host} was not done with its headers after 0\.3 s"):
+        _ask_all(transport, f"http://{host}/", _QUICK)
+
+
+def test_interim_answers_have_an_end(transport: HttpTransport, canned: Canned) -> None:
+    """Any number of 100 Continue may precede an answer, says RFC 9110; 64 KiB of them are too many."""
+    server = canned(b"HTTP/1.1 100 Continue\r\n\r\n" * 4000, hold=True)
+    with pytest.raises(RegistryUnavailable, match="answers with over 65536 bytes of headers"):
+        _ask(transport, f"http://{server.host}/")
+
+
+def test_trailers_have_an_end(transport: HttpTransport, canned: Canned) -> None:
+    """What follows the last chunk is bounded as what comes before the first."""
+    head = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"
+    server = canned(head + b"2\r\nok\r\n0\r\n" + b"A: 1\r\n" * 20_000, hold=True)
+    with pytest.raises(RegistryUnavailable, match="answers with over 65536 bytes of headers"):
+        _ask_all(transport, f"http://{server.host}/")
 
 
 def test_a_refused_connection_is_told(transport: HttpTransport) -> None:

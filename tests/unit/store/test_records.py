@@ -315,3 +315,15 @@ def test_many_threads(records: Records) -> None:
         thread.join()
 
     assert (80, 80) == (len(records.publications()), len(records.owners(ONE)))
+
+
+def test_the_database_is_its_owners_alone(tmp_path: Path) -> None:
+    """Also one that an older release left open to all: it names models, and has what credentials' hashes are salted with."""
+    path = tmp_path / "state.db"
+    path.touch(mode=0o644)
+    records = Records(path)
+    records.put_publication(publication("v", "/target"))
+    modes = {file.name: oct(file.stat().st_mode & 0o777) for file in tmp_path.iterdir()}
+    records.close()
+
+    assert {"state.db": "0o600", "state.db-wal": "0o600", "state.db-shm": "0o600"} == modes

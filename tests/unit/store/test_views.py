@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from modelcsi.artifact.tree import EntryType, FileEntry, FileTree
-from modelcsi.errors import UnsupportedArtifact
+from modelcsi.errors import CorruptContent, UnsupportedArtifact
 from modelcsi.oci.digest import Digest
 from modelcsi.store.store import Store
 from modelcsi.store.views import view_id
@@ -48,6 +48,16 @@ def test_files_are_hard_links(store: Store) -> None:
     assert store.layout.blob(blob).samefile(path / "model.bin")
     assert (path / "model.bin").samefile(other / "again.bin")
     assert (store.layout.layer(layer) / "0").samefile(path / "dir" / "a")
+
+
+def test_a_member_of_another_size_is_refused(store: Store) -> None:
+    """The layer was unpacked in another form between the decision and the link: nothing is shown."""
+    layer = Digest.of(b"tar")
+    commit_layer(store.content, layer, {"a": b"longer"})
+    with pytest.raises(CorruptContent, match="6 bytes; 1 were recorded"):
+        store.views.build(VIEW, tree(file("a", layer, 0)), ORIGIN)
+
+    assert [] == list(store.layout.views.iterdir())
 
 
 def test_directories_are_read_only(store: Store) -> None:

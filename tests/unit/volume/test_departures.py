@@ -19,9 +19,12 @@ class _Pods:
     def __init__(self) -> None:
         self.gone: set[Pod] = set()
         self.asked = threading.Semaphore(0)
+        self.trouble: Exception | None = None
 
     def is_gone(self, pod: Pod) -> bool:
         self.asked.release()
+        if self.trouble is not None:
+            raise self.trouble
         return pod in self.gone
 
 
@@ -38,6 +41,19 @@ def test_the_publish_of_a_deleted_pod_is_interrupted() -> None:
 
         assert woken.wait(10)
         assert not staying.is_over()
+
+
+def test_a_question_that_fails_is_asked_again() -> None:
+    """Whatever went wrong: a watch that ended would leave all later pods waiting."""
+    pods = _Pods()
+    pods.trouble = TimeoutError("no answer")
+    departures, patience, woken = Departures(pods, ask_seconds=0.01), Patience(Deadline.after(60)), threading.Event()
+    patience.attach(woken.set)
+    with departures.watching(_POD, patience):
+        assert pods.asked.acquire(timeout=10)
+        pods.gone, pods.trouble = {_POD}, None
+
+        assert woken.wait(10)
 
 
 def test_nobody_is_asked_for_a_publish_that_is_quick() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -53,13 +54,23 @@ def sockets() -> Sockets:
 
 
 @pytest.fixture
-def start(start_driver: Callable[..., Driver], mounts: FakeMounts, sockets: Sockets) -> Callable[[], Driver]:
+def is_enabled() -> threading.Event:
+    """Whether the administrator allows dynamic volumes."""
+    event = threading.Event()
+    event.set()
+    return event
+
+
+@pytest.fixture
+def start(
+    start_driver: Callable[..., Driver], mounts: FakeMounts, sockets: Sockets, is_enabled: threading.Event
+) -> Callable[[], Driver]:
     """Starts a driver with dynamic volumes, as after a kill of the last one."""
 
     def make() -> Driver:
         sockets.served.clear()
         return start_driver(
-            dynamic=lambda store, puller: DynamicVolumes(store, puller, mounts, sockets.serve, lambda: True)
+            dynamic=lambda store, puller: DynamicVolumes(store, puller, mounts, sockets.serve, is_enabled.is_set)
         )
 
     return make
@@ -205,23 +216,40 @@ def test_stats(driver: Driver, sockets: Sockets, make: Make, reference: str, mou
     assert broken.abnormal
 
 
+def test_where_there_are_no_dynamic_volumes(start_driver: Callable[..., Driver], make: Make) -> None:
+    """A volume without a model is an author's mistake."""
+    with pytest.raises(InvalidRequest, match=r"no modelRef \(set volumeAttributes.modelRef"):
+        publish(start_driver(), make())
+
+
+def test_switched_off_under_a_volume(
+    driver: Driver, is_enabled: threading.Event, make: Make, mounts: FakeMounts
+) -> None:
+    """kubelet publishes again what is there, and an error would make it forget the mount; a new volume is refused."""
+    publish(driver, make())
+    is_enabled.clear()
+    publish(driver, make())
+    with pytest.raises(InvalidRequest, match="no modelRef"):
+        publish(driver, make("new", "new"))
+
+    assert [make().target] == list(mounts.shown)
+
+
 @pytest.mark.parametrize("attributes", [{}, {f"{SERVICE}/type": "image", "checkDiskQuota": "true"}])
 def test_volumes_without_a_model(attributes: dict[str, str]) -> None:
-    """Are dynamic where the administrator allows it, with the secrets and the pod of the request."""
+    """Are dynamic, with the secrets and the pod of the request."""
     pod = {"csi.storage.k8s.io/pod.name": "pod", "csi.storage.k8s.io/pod.namespace": "default"}
-    spec = parse_spec("id", "/target", attributes | pod, SECRET, SERVICE, has_dynamic_mounts=True)
+    spec = parse_spec("id", "/target", attributes | pod, SECRET, SERVICE)
 
     assert isinstance(spec, DynamicSpec)
     assert (SECRET, "default/pod") == (spec.caller.secrets, str(spec.caller.pod))
-    with pytest.raises(InvalidRequest):
-        parse_spec("id", "/target", attributes | pod, SECRET, SERVICE)
 
 
 @pytest.mark.parametrize("attributes", [{"modelref": "r/x:y"}, {"pullPolicy": "Never"}, {"excludeModelWeights": "1"}])
 def test_what_is_no_dynamic_volume(attributes: dict[str, str]) -> None:
     """A misspelt model, or attributes of a model that is not there, are errors also where dynamic volumes are allowed."""
     with pytest.raises(FinalError):
-        parse_spec("id", "/target", attributes, {}, SERVICE, has_dynamic_mounts=True)
+        parse_spec("id", "/target", attributes, {}, SERVICE)
 
 
 def _request(reference: str) -> MountRequest:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -131,6 +132,22 @@ def test_a_caller_that_does_not_come_back_after_a_reboot(
     again.volumes.expire()
 
     assert ([], frozenset()) == (rows(again), again.store.records.owners(again.store.records.artifacts()[0].manifest))
+
+
+def test_a_caller_that_cannot_come_back_after_a_reboot(
+    driver: Driver, start_driver: Start, mounts: FakeMounts, spec: Make
+) -> None:
+    """Where kubelet's directory of the volume is gone, its lease ends at once; others have their ten minutes."""
+    gone, back = (spec(name, f"of-{name}/mount") for name in ("gone", "back"))
+    for wanted in (gone, back):
+        Path(wanted.target).parent.mkdir()
+        publish(driver, wanted)
+    mounts.reboot()
+    shutil.rmtree(Path(gone.target).parent)
+    again = start_driver()
+    again.volumes.expire()
+
+    assert [("back", PENDING)] == rows(again)
 
 
 def test_a_pull_that_was_killed(

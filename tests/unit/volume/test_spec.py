@@ -81,7 +81,6 @@ def test_every_attribute(attributes: dict[str, str], policy: PullPolicy, selecti
 @pytest.mark.parametrize(
     ("attributes", "message"),
     [
-        ({}, "no modelRef"),
         ({"modelRef": ""}, "modelRef: '' is empty"),
         ({"modelRef": "two words"}, "two words"),
         ({"modelRef": REF, "pullPolicy": "always"}, "one of Always, IfNotPresent, Never; did you mean Always?"),
@@ -241,6 +240,7 @@ def test_layouts(attributes: dict[str, str], name: str) -> None:
         ({"include": "[ab].json"}, "a pattern that begins with [ can only stand in an array"),
         ({"exclude": ",".join("a" * 257)}, "over 256 patterns"),
         ({"exclude": "a" * 1025}, "a pattern of over 1024 bytes"),
+        ({"include": ",".join(["a" * 1000] * 17)}, "over 16384 bytes of patterns"),
         ({"subPath": "../x"}, "it leaves the artifact"),
         ({"subPath": "a\tb"}, "it has control characters"),
         ({"layout": "huggingface"}, "must be one of files, huggingface-hub; did you mean huggingface-hub?"),
@@ -282,4 +282,4 @@ def test_what_is_shown_is_an_argument() -> None:
 def test_a_dynamic_volume_chooses_nothing() -> None:
     """Its pod does, for each model, by upstream's two filters."""
     with pytest.raises(InvalidRequest, match="the volume has include and no modelRef"):
-        parse_spec("volume", "/target", {"include": "*"}, {}, SERVICE, has_dynamic_mounts=True)
+        parse_spec("volume", "/target", {"include": "*"}, {}, SERVICE)
