@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import json
 import random
 import tarfile
 from collections.abc import Callable, Sequence
@@ -88,10 +89,11 @@ def push_image(
 ) -> list[str]:
     """Put an image into a fake registry; the digests of its layers."""
     suffix = (f".{codec}" if docker else f"+{codec}") if codec else ""
-    blobs = [CODECS[codec](layer if isinstance(layer, bytes) else tar(layer)) for layer in layers]
-    config = content.add_blob(
-        repository, b'{"architecture":"amd64","os":"linux","rootfs":{"type":"layers","diff_ids":[]}}'
-    )
+    tars = [layer if isinstance(layer, bytes) else tar(layer) for layer in layers]
+    blobs = [CODECS[codec](layer) for layer in tars]
+    root = {"type": "layers", "diff_ids": [str(Digest.of(layer)) for layer in tars]}
+    document = {"architecture": "amd64", "os": "linux", "config": {}, "rootfs": root}
+    config = content.add_blob(repository, json.dumps(document).encode())
     for blob in blobs:
         content.add_blob(repository, blob)
     media_type = DOCKER_MANIFEST if docker else OCI_MANIFEST
@@ -154,6 +156,19 @@ def random_layers(rng: random.Random, count: int = 4) -> list[list[Change]]:
                 layer.append(change)
         layers.append(layer)
     return layers
+
+
+def with_parents(layer: Layer) -> list[Change]:
+    """The layer with a member for each directory that it takes for granted, as builders write it."""
+    result: list[Change] = []
+    written: set[str] = set()
+    for change in layer:
+        parts = change.path.split("/")
+        above = ["/".join(parts[:depth]) for depth in range(1, len(parts))]
+        result += [directory(path) for path in above if path not in written]
+        written |= {*above, change.path}
+        result += [] if change.type == tarfile.DIRTYPE and directory(change.path) in result else [change]
+    return result
 
 
 def _random_change(rng: random.Random, tree: Tree, content: str) -> Change | None:
