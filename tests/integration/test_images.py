@@ -51,12 +51,12 @@ class Buildah:
         container = self("from", "--tls-verify=false", "--pull-always", *policy, f"docker://{reference}")
         return Path(self("mount", container))
 
-    def commit(self, container: str, reference: str, *flags: str) -> None:
+    def commit(self, container: str, reference: str, *flags: str, compression: str = "gzip") -> None:
         """Make an image of a container, and push it."""
         policy = ("--signature-policy", str(self._policy))
         name = f"localhost/{reference.rpartition('/')[2]}"
         self("commit", *policy, *flags, container, name)
-        self("push", "--tls-verify=false", *policy, name, f"docker://{reference}")
+        self("push", "--tls-verify=false", "--compression-format", compression, *policy, name, f"docker://{reference}")
 
     def begin(self, image: str) -> tuple[str, Path]:
         """A container, and its root."""
@@ -114,9 +114,11 @@ def test_random_images_are_what_buildah_unpacks(
     assert expected == [found(publish(driver, reference)) for reference in references]
 
 
-@pytest.mark.parametrize("form", ["oci", "docker"])
+@pytest.mark.parametrize(
+    ("form", "compression"), [("oci", "gzip"), ("docker", "gzip"), ("oci", "zstd"), ("oci", "zstd:chunked")]
+)
 def test_an_image_that_buildah_made(
-    driver: Driver, docker_registry: DockerRegistry, buildah: Buildah, form: str
+    driver: Driver, docker_registry: DockerRegistry, buildah: Buildah, form: str, compression: str
 ) -> None:
     """Two layers, of which the second deletes, replaces and links what the first one has."""
     container, root = buildah.begin("scratch")
@@ -142,8 +144,8 @@ def test_an_image_that_buildah_made(
     (models / "run.sh").write_text("#!/bin/sh")
     (models / "run.sh").chmod(0o700)
     expected = found(models) | {"absolute": "dir/new"}
-    reference = f"{docker_registry.host}/images/{form}:model"
-    buildah.commit(container, reference, "--format", form)
+    reference = f"{docker_registry.host}/images/{form}:{len(compression)}"
+    buildah.commit(container, reference, "--format", form, compression=compression)
     target = publish(driver, reference)
 
     assert expected == found(target)

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import itertools
 import random
 import tarfile
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 
 import pytest
 from hypothesis import given
@@ -383,6 +385,13 @@ def test_what_is_shown_obeys_the_rules_of_all_artifacts(change: Change, message:
     assert message in refusal([file("models/m"), directory("models/d"), change])
 
 
+def test_a_hard_link_to_a_symbolic_link() -> None:
+    """Is another one of the same target, wherever it is."""
+    layer = [file("models/m"), symlink("models/l", "m"), directory("models/d"), hardlink("models/d/h", "models/l")]
+
+    assert "m" == shown(layer)["d/h"]
+
+
 def test_a_hard_link_to_what_is_not_shown() -> None:
     """Refused, also where the file is known, since a volume that shows more has the same layers."""
     layers = [[file("models/b/x"), file("models/a/m")], [hardlink("models/a/h", "models/b/x")]]
@@ -390,6 +399,103 @@ def test_a_hard_link_to_what_is_not_shown() -> None:
     assert "which is no file before it" in refusal(*layers, sub_path="models/a")
     with pytest.raises(UnsupportedArtifact, match="outside of what is shown"):
         Read(*layers, selection=Selection(sub_path="models/a"), known=EVERYTHING)
+
+
+_NAMES = st.lists(
+    st.sampled_from(["models", "model", "a", "b.gguf", "..", ".", "", ".wh.a", ".wh..wh..opq", "é", "\n"]),
+    min_size=1,
+    max_size=5,
+)
+_CHANGES = st.builds(
+    Change,
+    path=_NAMES.map("/".join),
+    type=st.sampled_from(
+        [*(tarfile.REGTYPE, tarfile.DIRTYPE, tarfile.SYMTYPE, tarfile.LNKTYPE) * 3, tarfile.CHRTYPE, b"S", b"V"]
+    ),
+    target=_NAMES.map("/".join),
+)
+
+
+@given(st.lists(st.lists(_CHANGES, max_size=6), min_size=1, max_size=3), st.sampled_from(["", ROOT, "a", "models/a"]))
+def test_any_layers_are_shown_or_refused(layers: list[list[Change]], sub_path: str) -> None:
+    """Whatever names, types and targets: refused, or everything is inside."""
+    try:
+        tree = shown([file("models/m")], *layers, sub_path=sub_path)
+    except UnsupportedArtifact:
+        return
+
+    for path, what in tree.items():
+        assert not {"", ".", ".."}.intersection(path.split("/"))
+        if isinstance(what, str):
+            assert not what.startswith("/")
+            assert not escapes(path, tree)
+
+
+def escapes(path: str, tree: Tree) -> bool:
+    """Whether opening a path leaves the tree, as a kernel walks it."""
+    here: list[str] = []
+    ahead = path.split("/")
+    for _ in range(2000):
+        if not ahead:
+            return False
+        name = ahead.pop(0)
+        if name in {"", "."}:
+            continue
+        if name == "..":
+            if not here:
+                return True
+            here.pop()
+            continue
+        what = tree.get("/".join([*here, name]))
+        if isinstance(what, str):
+            ahead = [*what.split("/"), *ahead]
+        else:
+            here.append(name)
+    return False
+
+
+@given(st.data())
+def test_layers_may_be_cut_anywhere(data: st.DataObject) -> None:
+    """What is passed over, of whatever kind and however long, does not depend on how the bytes arrive."""
+    others = [
+        file("usr/large", b"l" * 3000),
+        Change("usr/sparse", b"S"),
+        symlink("usr/l", "/"),
+        file("usr/" + "n" * 200),
+    ]
+    content = images.tar([others[0], file("models/a", b"1" * 700), *others[1:], file("models/b")])
+    cuts = sorted(data.draw(st.lists(st.integers(0, len(content)), max_size=20)))
+    reading = reading_of(Layer(Descriptor("", Digest.of(b""), 0), TAR, is_image=True), _DEFAULT)
+    whole, in_parts = TarParser("", partial(concerns, reading)), TarParser("", partial(concerns, reading))
+    expected = [event.member for event in whole.feed(memoryview(content)) if isinstance(event, Start)]
+    views: list[bytes] = []
+    members = []
+    for start, end in itertools.pairwise([0, *cuts, len(content)]):
+        for event in in_parts.feed(memoryview(content)[start:end]):
+            if isinstance(event, Start):
+                members.append(event.member)
+            elif isinstance(event, Data | Other):
+                views.append(bytes(event.view))
+    in_parts.finish()
+
+    assert [(1, "models/a"), (5, "models/b")] == [(member.number, member.path) for member in members]
+    assert (expected, content) == (members, b"".join(views))
+
+
+def test_a_sparse_member_that_is_of_no_concern() -> None:
+    """Its header goes on in blocks that look like anything."""
+    header = bytearray(images.tar([Change("usr/sparse", b"S", b"d" * 512)])[:512])
+    header[482] = 1
+    header[148:156] = b" " * 8
+    header[148:156] = b"%06o\0 " % sum(header)
+    more = bytes(504) + b"\1" + bytes(7)
+    content = bytes(header) + more + bytes(512) + b"d" * 512 + images.tar([file("models/m")])
+    reading = reading_of(Layer(Descriptor("", Digest.of(b""), 0), TAR, is_image=True), _DEFAULT)
+    parser = TarParser("", partial(concerns, reading))
+    members = [event.member.path for event in parser.feed(memoryview(content)) if isinstance(event, Start)]
+    parser.finish()
+
+    assert ["models/m"] == members
 
 
 def test_filters_are_on_the_paths_that_are_shown() -> None:
