@@ -36,44 +36,35 @@ def classes(release: Release) -> Iterator[Classes]:
         yield made
 
 
-@pytest.mark.parametrize(
-    ("binding", "reference", "others"),
-    [
-        ("Immediate", "modelRef", {}),
-        ("WaitForFirstConsumer", "modelRef", {"pullPolicy": "IfNotPresent"}),
-        ("Immediate", f"{SERVICE_NAME}/reference", {f"{SERVICE_NAME}/type": "image"}),
-        (
-            "WaitForFirstConsumer",
-            f"{SERVICE_NAME}/reference",
-            {f"{SERVICE_NAME}/type": "image", f"{SERVICE_NAME}/check-disk-quota": "true"},
-        ),
-    ],
-)
+@pytest.mark.parametrize("binding", ["Immediate", "WaitForFirstConsumer"])
 def test_claim_shows_the_model_of_its_class(
-    classes: Classes,
-    registry: ClusterRegistry,
-    kubectl: Kubectl,
-    binding: str,
-    reference: str,
-    others: dict[str, str],
+    classes: Classes, registry: ClusterRegistry, kubectl: Kubectl, binding: str
 ) -> None:
     """By our parameters and by upstream's, bound at once or with the first pod; the volume is of any node, and of the claim's size."""
     model = registry.push_new(kubectl.namespace, MIB)
-    name = classes.make(kubectl.namespace, {reference: model.at(registry.host), **others}, binding=binding)
-    kubectl.apply(claim("model", name))
-    if binding == "Immediate":
-        kubectl.wait("pvc/model", "jsonpath={.status.phase}=Bound")
-    else:
-        kubectl.eventually_event("model", "WaitForFirstConsumer")
-    volumes_without_pod = len(classes.volumes(name))
-    kubectl.apply(pod("reader", claimed("model")))
-    kubectl.wait_until_ready("reader")
-    (volume,) = classes.volumes(name)
+    reference = model.at(registry.host)
+    upstreams = {"type": "image", "reference": reference, "check-disk-quota": "true"}
+    parameters = {
+        "ours": {"modelRef": reference, "pullPolicy": "IfNotPresent"},
+        "upstreams": {f"{SERVICE_NAME}/{key}": value for key, value in upstreams.items()},
+    }
+    names = {key: classes.make(f"{kubectl.namespace}-{key}", parameters[key], binding=binding) for key in parameters}
+    kubectl.apply(*(claim(key, name) for key, name in names.items()))
+    for key in names:
+        if binding == "Immediate":
+            kubectl.wait(f"pvc/{key}", "jsonpath={.status.phase}=Bound")
+        else:
+            kubectl.eventually_event(key, "WaitForFirstConsumer")
+    volumes_without_pod = [len(classes.volumes(name)) for name in names.values()]
+    kubectl.apply(*(pod(key, claimed(key)) for key in names))
+    kubectl.wait_until_ready(*names)
+    volumes = [volume["spec"] for name in names.values() for volume in classes.volumes(name)]
 
-    assert (1 if binding == "Immediate" else 0) == volumes_without_pod
-    assert promised(model.files) == seen(kubectl.exec("reader", *hashing()))
-    assert "nodeAffinity" not in volume["spec"]
-    assert ([READ_ONLY_MANY], {"storage": SIZE}) == (volume["spec"]["accessModes"], volume["spec"]["capacity"])
+    assert [1 if binding == "Immediate" else 0] * 2 == volumes_without_pod
+    assert [promised(model.files)] * 2 == [seen(kubectl.exec(key, *hashing())) for key in names]
+    assert [([READ_ONLY_MANY], {"storage": SIZE}, None)] * 2 == [
+        (volume["accessModes"], volume["capacity"], volume.get("nodeAffinity")) for volume in volumes
+    ]
 
 
 def test_class_chooses_files(classes: Classes, registry: ClusterRegistry, kubectl: Kubectl) -> None:

@@ -243,3 +243,40 @@ def test_what_the_user_changed_is_never_taken_for_the_model(
     assert DONE == again.returncode, again.stderr
     assert promised(model.files) == shown(target)
     assert ["docker", "model"] == sorted(path.name for path in tmp_path.iterdir())
+
+
+def test_flags_choose_files(registry: FakeRegistry, tmp_path: Path, docker_config: Path) -> None:
+    """As the attributes of their names do; what is not wanted is not fetched."""
+    files = {"onnx/model.onnx": b"1", "onnx/config.json": b"2", "onnx/README.md": b"3", "config.json": b"4"}
+    model = push(registry.content, "pull/chosen", files)
+    flags = ("--sub-path", "onnx", "--include", "*.json,*.md", "--exclude", '["*.md"]')
+    done = pull(model.at(registry.host), tmp_path / "model", *flags, docker_config=docker_config)
+
+    assert DONE == done.returncode, done.stderr
+    assert promised({"config.json": b"2"}) == shown(tmp_path / "model")
+    assert {str(model.layers[1]): 1} == registry.blob_gets
+
+
+@pytest.mark.parametrize(
+    ("flags", "status", "says"),
+    [
+        (("--include", "*.gguf"), FAILED, "no file is matched by include '*.gguf'"),
+        (("--sub-path", "none"), FAILED, "the artifact has no directory 'none'"),
+        (("--include", "[1]"), WRONG_USAGE, "the value of --include, '[1]', is not a JSON array of strings"),
+        (("--exclude", "a" * 2000), WRONG_USAGE, "the value of --exclude"),
+        (("--sub-path", "../up"), WRONG_USAGE, "the value of --sub-path"),
+        (("--exclude-file-patterns", "*.bin"), WRONG_USAGE, "the value of --exclude-file-patterns"),
+        (("--layout", "huggingface-hub", "--model-name", "a/b/c"), WRONG_USAGE, "the value of --model-name"),
+        (("--model-name", "a/b"), WRONG_USAGE, "without a layout"),
+    ],
+)
+def test_wrong_choices(
+    registry: FakeRegistry, tmp_path: Path, docker_config: Path, flags: tuple[str, ...], status: int, says: str
+) -> None:
+    """The answer names the flag, or the patterns that match nothing, and nothing is left behind."""
+    model = push(registry.content, "pull/wrong", random_files("wrong", 100))
+    done = pull(model.at(registry.host), tmp_path / "model", *flags, docker_config=docker_config)
+
+    assert (status, True) == (done.returncode, says in done.stderr), done.stderr
+    assert 2 == len(done.stderr.splitlines()) or status == WRONG_USAGE
+    assert ["docker"] == [path.name for path in tmp_path.iterdir()]

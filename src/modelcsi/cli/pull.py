@@ -50,6 +50,7 @@ _GIVE_UP_SECONDS = 120.0
 def run_pull(options: argparse.Namespace) -> int:
     """Pull an artifact's files into a new or empty directory."""
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s: %(message)s")
+    logging.getLogger(Puller.__module__).setLevel(logging.ERROR)  # how a pull ended is this command's answer
     directory = _resolved(options.directory)
     reference = Reference.parse(options.reference)
     model_name = value_of("--model-name", parse_model_name, options.model_name) if options.model_name else ""

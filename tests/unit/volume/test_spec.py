@@ -188,6 +188,8 @@ def test_parameters_of_a_storage_class() -> None:
         ({"modelRef": REF, f"{SERVICE}/check-disk-quota": "maybe"}, "boolean"),
         ({"modelRef": REF, "modelReff": "x"}, "did you mean modelRef?"),
         ({"modelRef": REF, f"{SERVICE}/mount-id": "m"}, "no controller mounts into a running pod"),
+        ({"modelRef": REF, "subPath": "../x"}, "subPath"),
+        ({"modelRef": "registry.test/a--b:v1", "layout": "huggingface-hub"}, "set modelName"),
     ],
 )
 def test_bad_parameters(parameters: dict[str, str], message: str) -> None:
