@@ -1,19 +1,15 @@
-"""Container images and compressed files: what is fetched, what is written, and what others find of it."""
+"""Container images: what is fetched, what is written, and what others find of it."""
 
 from __future__ import annotations
 
 import functools
 import gzip
-import json
 import random
-from collections.abc import Callable, Mapping
-from pathlib import Path
 from typing import Any
 
 import pytest
-import zstandard
 
-from modelcsi.artifact.members import AS_FILE, Form, Reading
+from modelcsi.artifact.members import Form, Reading
 from modelcsi.artifact.selection import ROOT, Selection
 from modelcsi.errors import CorruptContent, UnsupportedArtifact
 from modelcsi.oci.digest import Digest
@@ -34,12 +30,10 @@ from tests.images import (
     tar,
     whiteout,
 )
-from tests.unit.artifact.builders import FILEPATH
 from tests.unit.pull.conftest import Pod, tree_of, wait_until
 from tests.unit.pull.test_layers import push
 
 _REPOSITORY = "models/tiny"
-_KIT = "application/vnd.kitops.modelkit.model.v1"
 _MIB = 1 << 20
 
 
@@ -53,14 +47,6 @@ def another(pod: Pod, tag: str = "v1", **selection: Any) -> Pod:
     """A pod with another wish."""
     reference = pod.reference.rpartition(":")[0]
     return Pod(pod.puller, f"{reference}:{tag}", owner=f"{tag}{selection}", selection=Selection(**selection))
-
-
-def push_kit(registry: FakeRegistry, *layers: tuple[str, bytes, Mapping[str, str]], tag: str = "v1") -> None:
-    """A ModelKit with these layers: media type behind the class, bytes, annotations."""
-    push(registry, *((f"{_KIT}.{media_type}", blob, notes) for media_type, blob, notes in layers), tag=tag, model=False)
-    content = json.loads(registry.content.manifests[_REPOSITORY][tag][1])
-    kit = {"artifactType": "application/vnd.kitops.modelkit.manifest.v1+json"}
-    registry.content.add_manifest(_REPOSITORY, content | kit, tag)
 
 
 @functools.cache
@@ -265,94 +251,6 @@ def test_a_link_that_leaves(pod: Pod, fake: FakeRegistry, store: Store) -> None:
         pod.pull()
 
     assert [] == list(store.layout.views.iterdir())
-
-
-COMPRESSED: dict[str, Callable[[bytes], bytes]] = {
-    "gzip": functools.partial(gzip.compress, mtime=0),
-    "zstd": zstandard.compress,
-}
-
-
-@pytest.mark.parametrize("codec", COMPRESSED)
-def test_compressed_files(pod: Pod, fake: FakeRegistry, store: Store, codec: str) -> None:
-    """Shown as they were before; kept so, under the digest of what was sent, with mode and time."""
-    content = b"weights" * 100_000
-    notes = {
-        FILEPATH: "d/model.bin",
-        "org.cncf.model.file.metadata+json": '{"mode":493,"mtime":"2020-01-01T00:00:00Z"}',
-    }
-    blob = COMPRESSED[codec](content)
-    push_kit(fake, (f"raw+{codec}", blob, notes), (f"raw+{codec}", blob, {FILEPATH: "again"}))
-    view = pod.pull()
-    members = store.content.members(Digest.of(blob), AS_FILE)
-    status = (view.path / "d/model.bin").stat()
-
-    assert {"d/model.bin": content, "again": content} == tree_of(view.path)
-    assert (0o555, 1577836800) == (status.st_mode & 0o777, status.st_mtime)
-    assert members is not None
-    assert [len(content)] == [member.size for member in members]
-    assert [] == store.content.verify(Digest.of(blob))
-    assert 1 == fake.blob_gets[str(Digest.of(blob))]
-
-
-@pytest.mark.parametrize("order", [("compressed", "file", "tar"), ("tar", "file", "compressed")])
-def test_one_blob_of_three_meanings(pod: Pod, fake: FakeRegistry, order: tuple[str, ...]) -> None:
-    """A compressed tar is a file here, a tar in another artifact, and a compressed file in a third."""
-    inner = tar([file("a", b"1")])
-    blob = gzip.compress(inner, mtime=0)
-    push_kit(fake, ("raw+gzip", blob, {FILEPATH: "x.tar"}), tag="compressed")
-    push_kit(fake, ("raw", blob, {FILEPATH: "x.tar.gz"}), tag="file")
-    push_kit(fake, ("tar+gzip", blob, {}), tag="tar")
-    expected = {"compressed": {"x.tar": inner}, "file": {"x.tar.gz": blob}, "tar": {"a": b"1"}}
-
-    assert [expected[tag] for tag in order] == [tree_of(another(pod, tag).pull().path) for tag in order]
-
-
-@pytest.mark.parametrize(
-    ("blob", "message"),
-    [(b"no gzip at all", "not valid gzip"), (gzip.compress(b"x" * 1000)[:-4], "has no end"), (b"", "has no end")],
-)
-def test_a_file_that_is_not_compressed_as_told(pod: Pod, fake: FakeRegistry, blob: bytes, message: str) -> None:
-    """Refused, once: its digest is right."""
-    push_kit(fake, ("raw+gzip", blob, {FILEPATH: "x"}))
-    with pytest.raises(UnsupportedArtifact, match=message):
-        pod.pull()
-
-    assert fake.blob_gets[str(Digest.of(blob))] <= 1
-
-
-def test_a_large_compressed_file_goes_on(pod: Pod, fake: FakeRegistry, store: Store) -> None:
-    """Its received bytes are kept until the commit."""
-    content = noise(24 * _MIB)
-    blob = gzip.compress(content, 1)
-    push_kit(fake, ("raw+gzip", blob, {FILEPATH: "x"}))
-    fake.faults.stall_after_bytes = 16 * _MIB
-    resolved = pod.resolve()
-    pod.puller._join(resolved, "pod")
-    wait_until(lambda: kept_chunks(store.layout.ingests) > 12)
-    pod.puller.leave("pod")
-    wait_until(lambda: not pod.puller.running())
-    fake.faults.stall_after_bytes = None
-    fake.faults.resume.set()
-
-    assert {"x": content} == tree_of(pod.pull().path)
-    assert fake.bytes_served[str(Digest.of(blob))] < 1.4 * len(blob)
-
-
-def kept_chunks(ingests: Path) -> int:
-    """MiB in the ingests, as their chunk maps say."""
-    return sum(path.read_bytes()[24:].count(1) for path in ingests.glob("*/*/chunks"))
-
-
-def test_unwanted_compressed_files_are_not_fetched(pod: Pod, fake: FakeRegistry) -> None:
-    """Their names are told."""
-    blobs = [gzip.compress(text) for text in (b"a", b"b")]
-    layers = [("raw+gzip", blob, {FILEPATH: name}) for name, blob in zip(("a", "b"), blobs, strict=True)]
-    push_kit(fake, *layers)
-    view = another(pod, include=("b",)).pull()
-
-    assert {"b": b"b"} == tree_of(view.path)
-    assert 0 == fake.blob_gets[str(Digest.of(blobs[0]))]
 
 
 def test_an_image_layer_that_is_damaged_inside(pod: Pod, fake: FakeRegistry) -> None:
