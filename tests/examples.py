@@ -18,7 +18,7 @@ _ROOT = Path(__file__).parent / "artifacts"
 
 EXPECTED: dict[str, dict[str, Any]] = json.loads((_ROOT / "expected.json").read_text())
 NAMES = tuple(EXPECTED)
-MOUNTABLE = tuple(name for name in NAMES if "tree" in EXPECTED[name] and EXPECTED[name]["kind"] != "image")
+MOUNTABLE = tuple(name for name in NAMES if "tree" in EXPECTED[name])
 INDEXES = tuple(name for name in NAMES if "child" in EXPECTED[name])
 
 

@@ -15,6 +15,7 @@ import zstandard
 
 from modelcsi.oci.digest import Digest
 from modelcsi.oci.manifest import ARTIFACT_MANIFEST, DOCKER_MANIFEST, OCI_MANIFEST
+from tests import images
 from tests.fakes.content import Content
 from tests.unit.artifact.builders import FILEPATH, IMAGE_LAYER, METADATA, TITLE, files_tar
 
@@ -151,6 +152,13 @@ def _raw_kit(version: str, suffix: str, compress: Callable[[bytes], bytes]) -> P
         artifact_type=f"{KIT}.manifest.v1+json",
         files={"d/model.safetensors": WEIGHTS, "README.md": b"# model\n"},
     )
+
+
+_BASE = (images.file("bin/sh", b"#!"), images.symlink("etc/mtab", "/proc/mounts"), images.hardlink("bin/ls", "bin/sh"))
+
+
+def _image_layers(*layers: images.Layer, media_type: str = f"{IMAGE_LAYER}+gzip") -> tuple[Layer, ...]:
+    return tuple(Layer(gzip.compress(images.tar(layer)), media_type) for layer in layers)
 
 
 PRODUCTS: tuple[Product, ...] = (
@@ -352,5 +360,51 @@ PRODUCTS: tuple[Product, ...] = (
         config_type=DOCKER_CONFIG,
         media_type=DOCKER_MANIFEST,
         files={"model.embed_tokens.weight": WEIGHTS, "tokenizer/config.json": b"{}", "LICENSE": b"MIT"},
+    ),
+    Product(
+        *("KServe modelcar", "`FROM busybox`, `COPY data/ /models/`", "image"),
+        _image_layers(_BASE, [images.directory("models"), images.file("models/d/model.safetensors", WEIGHTS)]),
+        config_type=IMAGE_CONFIG,
+        files={"d/model.safetensors": WEIGHTS},
+    ),
+    Product(
+        *("RamaLama", "`--type car`, `raw`", "image"),
+        _image_layers(
+            _BASE,
+            [
+                images.directory("models"),
+                images.file("models/tiny/tiny.gguf", WEIGHTS),
+                images.symlink("models/model.file", "tiny/tiny.gguf"),
+            ],
+        ),
+        config_type=IMAGE_CONFIG,
+        config=b'{"config":{"Labels":{"org.containers.type":"ai.image.model.car"}}}',
+        files={"tiny/tiny.gguf": WEIGHTS, "model.file": WEIGHTS},
+    ),
+    Product(
+        *("any image builder", "Docker schema 2", "image"),
+        _image_layers(
+            [images.file("model/old.bin", b"1"), images.file("model/d/a", b"1")],
+            [
+                *(images.whiteout("model/old.bin"), images.opaque("model/d")),
+                *(images.file("model/w", WEIGHTS), images.symlink("model/latest", "/model/w")),
+            ],
+            media_type="application/vnd.docker.image.rootfs.diff.tar.gzip",
+        ),
+        config_type=DOCKER_CONFIG,
+        media_type=DOCKER_MANIFEST,
+        files={"w": WEIGHTS, "latest": WEIGHTS},
+    ),
+    Product(
+        *("any image builder", "`FROM scratch`, the model at the root", "image"),
+        _image_layers([images.file("model.safetensors", WEIGHTS), images.file("config.json", b"{}")]),
+        config_type=IMAGE_CONFIG,
+        files={"model.safetensors": WEIGHTS, "config.json": b"{}"},
+    ),
+    Product(
+        *("any image builder", "an image without a model", "image"),
+        _image_layers(_BASE),
+        config_type=IMAGE_CONFIG,
+        refusal="a container image without a model",
     ),
 )

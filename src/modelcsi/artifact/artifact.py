@@ -9,11 +9,12 @@ from dataclasses import dataclass, replace
 
 from modelcsi.artifact.kinds.docker_model import DOCKER_MODEL
 from modelcsi.artifact.kinds.generic import GENERIC
+from modelcsi.artifact.kinds.image import IMAGE
 from modelcsi.artifact.kinds.kind import Kind
 from modelcsi.artifact.kinds.modelkit import MODELKIT
 from modelcsi.artifact.kinds.modelpack import MODELPACK
 from modelcsi.artifact.kinds.ollama import OLLAMA
-from modelcsi.artifact.kinds.refused import EVIDENCE, IMAGE_REFUSED, NO_MODEL
+from modelcsi.artifact.kinds.refused import EVIDENCE, NO_MODEL
 from modelcsi.artifact.layer import Layer
 from modelcsi.artifact.mediatypes import canonical, is_encrypted
 from modelcsi.errors import CorruptContent, UnsupportedArtifact
@@ -30,7 +31,7 @@ _KINDS: tuple[Kind, ...] = (
     MODELPACK,
     DOCKER_MODEL,
     NO_MODEL,
-    IMAGE_REFUSED,
+    IMAGE,
     GENERIC,
 )
 
@@ -106,9 +107,9 @@ def _with_config(manifest: Manifest, content: bytes) -> Manifest:
 
 def _refuse_two_forms(layers: tuple[Layer, ...]) -> None:
     """One digest is kept once, as a file or as members, never as both; no producer asks for both."""
-    forms: dict[Digest, tuple[bool, ...]] = {}
+    forms: dict[Digest, tuple[object, ...]] = {}
     for layer in layers:
-        form = (layer.codec.is_tar, layer.codec.is_packed, layer.undecided)
+        form = (layer.codec.is_tar, layer.undecided, not layer.codec.is_tar and layer.codec.compression)
         if forms.setdefault(layer.digest, form) != form:
             raise UnsupportedArtifact(f"the manifest names {layer.where} both as a file and as a tar")
 

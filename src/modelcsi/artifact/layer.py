@@ -7,10 +7,8 @@ the first bytes; fetching and decompressing them is the caller's work.
 from __future__ import annotations
 
 import enum
-from collections.abc import Sequence
 from dataclasses import dataclass
 
-from modelcsi.artifact.members import PACKED_FILE, Member
 from modelcsi.artifact.paths import base_name, normalise_path
 from modelcsi.oci.descriptor import Descriptor
 from modelcsi.oci.digest import Digest
@@ -39,7 +37,12 @@ class Codec:
     @property
     def is_packed(self) -> bool:
         """Whether the bytes are not kept as they come, but as members: those of a tar, or the one that a compressed file is."""
-        return self.is_tar or self.compression is not Compression.NONE
+        return self.is_tar or self.is_packed_file
+
+    @property
+    def is_packed_file(self) -> bool:
+        """Whether it is a file that is shown decompressed."""
+        return not self.is_tar and self.compression is not Compression.NONE
 
 
 RAW = Codec(is_tar=False)
@@ -77,6 +80,8 @@ class Layer:
     when that is not wanted."""
     prefix: str = ""
     """The directory of the artifact below which a tar's members lie (ModelKits before KitOps 0.5); empty: the root."""
+    is_image: bool = False
+    """A layer of a container image: a tar that is applied over those before it, with whiteouts."""
 
     @property
     def digest(self) -> Digest:
@@ -97,11 +102,6 @@ class Layer:
     def has_fallback_name(self) -> bool:
         """Whether `path` is not a name that anybody gave, but the digest."""
         return self.path == fallback_name(self.digest)
-
-    def fits(self, members: Sequence[Member]) -> bool:
-        """Whether recorded members are of a tar, or of a compressed file, as the layer is: another artifact may differ."""
-        is_packed_file = [member.path for member in members] == [PACKED_FILE]
-        return is_packed_file is not self.codec.is_tar
 
     def place(self, member_path: str) -> str:
         """Where a member, or what a hard link names, is in the artifact. Raises UnsupportedArtifact for one too deep or long."""

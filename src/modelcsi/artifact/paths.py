@@ -52,6 +52,24 @@ def normalise_path(text: str, where: str) -> str:
     return _within_length("/".join(components), where)
 
 
+def lexical_path(text: str, where: str) -> str:
+    """Where any `text` at all would lie below a root that is also that of absolute paths: what a container's root is.
+
+    Empty for the root itself. Not checked but for one thing: raises UnsupportedArtifact if it leaves the root.
+    """
+    if len(text) <= _PLAIN_CHARACTERS and _PLAIN.fullmatch(text):
+        return text
+    components: list[str] = []
+    for component in text.split("/"):
+        if component == "..":
+            if not components:
+                raise UnsupportedArtifact(f"unsafe path {shown(text)} in {where}: it leaves the artifact")
+            components.pop()
+        elif component not in {"", "."}:
+            components.append(component)
+    return "/".join(components)
+
+
 def check_link_target(path: str, target: str, where: str) -> None:
     """Refuse a symbolic link at the normalised `path` whose `target`, read as text, is absolute or leaves the root.
 

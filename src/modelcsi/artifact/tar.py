@@ -2,18 +2,19 @@
 
 Strict on purpose, and own code on purpose: Python's `tarfile` cannot be fed, follows hostile numbers, keeps extended headers
 of any size in memory, and with `filter="data"` still let archives out of their directory in 8 of 36 hostile cases on Python
-3.11.7. Only regular files, directories, symbolic and hard links pass; everything else is refused.
+3.11.7. Only regular files, directories, symbolic and hard links pass; everything else is refused. Layers of images are read
+by the same rules as far as their members are of any concern.
 
 Nothing is written and no file name reaches a system call here. One thread at a time.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 
 from modelcsi.artifact.members import MAX_MEMBERS, Member, MemberType
-from modelcsi.artifact.paths import check_link_target, normalise_path, shown
+from modelcsi.artifact.paths import check_link_target, lexical_path, normalise_path, shown
 from modelcsi.artifact.tarheader import (
     BLOCK,
     ZERO_BLOCK,
@@ -41,6 +42,7 @@ _TYPES = {
     b"2": MemberType.SYMLINK,
     b"5": MemberType.DIRECTORY,
 }
+_SPECIAL = frozenset({b"3", b"4", b"6"})
 _REFUSED = {
     b"3": "a character device",
     b"4": "a block device",
@@ -50,6 +52,11 @@ _REFUSED = {
     b"M": "a part of a multi-volume archive",
     b"V": "a volume label",
 }
+_WITHOUT_DATA = frozenset(b"123456"[index : index + 1] for index in range(6))
+_OLD_SPARSE = b"S"
+_SPARSE_FLAGS = (482, 504)
+"""Where an old GNU sparse header, and each block that goes on with it, says that another one follows."""
+_MAX_LINK_BYTES = 4095
 _NOTHING = frozenset({"", "."})
 
 
@@ -86,22 +93,32 @@ _END = End()
 class TarParser:
     """Reads one tar. `where` ("layer sha256:…") stands in messages.
 
+    `concerns` is given for the layer of an image: it tells by the path which members there are for the reader. The others
+    may be anything, and pass as `Other`. Of those that there are, devices and the like pass as SPECIAL, and symbolic links
+    lead anywhere: whether they are shown in the end, their layer alone does not tell.
+
     The events of a stream do not depend on how it was cut, but for the cuts of `Data` and `Other`; their views, in order,
     are the stream. After an exception the parser is of no use.
     """
 
-    def __init__(self, where: str) -> None:
+    def __init__(self, where: str, concerns: Callable[[str], bool] | None = None) -> None:
         self._where = where
+        self._concerns = concerns
+        self._sparse_flag = (
+            0  # where the block that comes next, of a sparse member that is of no concern, says if it is the last
+        )
         self._collected = bytearray()  # of the header block or extended header that is under way, cut by the last feed
         self._needed = BLOCK  # size of that whole
         self._extended: bytes | None = None  # the type of the extended header whose body is collected
         self._data_left = 0
-        self._skip = 0  # padding after data or an extended header
+        self._skip = 0  # padding after data or an extended header, or a member that is of no concern
+        self._skip_after = 0  # the same, once the blocks of a sparse header have passed
         self._is_over = False
         self._overrides: dict[bytes, bytes] = {}  # pax keys for the next member; GNU's long names are entered as such
         self._global_mtime: bytes = b""
         self._extended_headers = 0
         self._members = 0
+        self._number = 0  # of the next member, whether it is of concern or not
         self._name_characters = 0
 
     def feed(self, data: memoryview) -> Iterator[TarEvent]:
@@ -146,7 +163,8 @@ class TarParser:
 
         Raises UnsupportedArtifact when it ends within a member or a header.
         """
-        if self._data_left or self._skip or self._collected or self._extended is not None or self._overrides:
+        is_within = self._data_left or self._skip or self._collected or self._sparse_flag
+        if is_within or self._extended is not None or self._overrides:
             raise UnsupportedArtifact(f"{self._where} ends in the middle of a member")
 
     def _collect(self, piece: memoryview) -> bytes | None:
@@ -165,6 +183,11 @@ class TarParser:
             self._take_extended(self._extended, whole)
             self._extended, self._needed = None, BLOCK
             return None
+        if self._sparse_flag:
+            self._sparse_flag = _SPARSE_FLAGS[1] if whole[self._sparse_flag] else 0
+            if not self._sparse_flag:
+                self._skip, self._skip_after = self._skip_after, 0
+            return None
         if whole == ZERO_BLOCK:
             # GNU tar stops at a lone zero block too, and what follows the end is not looked at.
             self._is_over = True
@@ -175,7 +198,28 @@ class TarParser:
         if header.type in _EXTENDED:
             self._expect_extended(header)
             return None
+        if self._concerns is not None and not self._is_of_concern(header, self._concerns):
+            self._pass_over(header, is_continued=header.type == _OLD_SPARSE and bool(whole[_SPARSE_FLAGS[0]]))
+            return None
         return self._begin(header)
+
+    def _is_of_concern(self, header: Header, concerns: Callable[[str], bool]) -> bool:
+        """Names that are absolute, too long or no text are looked at too: what is shown must not have them."""
+        name = (self._overrides.get(b"path") or header.name).decode(errors="surrogateescape")
+        return concerns(lexical_path(name, self._where))
+
+    def _pass_over(self, header: Header, *, is_continued: bool) -> None:
+        """What follows the header is not looked at."""
+        overrides = self._overrides
+        self._overrides = {}
+        self._extended_headers = 0
+        self._number += 1
+        size = pax_number(overrides[b"size"], self._where) if overrides.get(b"size") else header.size
+        size = 0 if header.type in _WITHOUT_DATA else size
+        if is_continued:
+            self._sparse_flag, self._skip_after = _SPARSE_FLAGS[1], size + -size % BLOCK
+        else:
+            self._skip = size + -size % BLOCK
 
     def _expect_extended(self, header: Header) -> None:
         self._extended_headers += 1
@@ -193,7 +237,7 @@ class TarParser:
             self._overrides.setdefault(b"linkpath", body.partition(b"\0")[0])
         else:
             records = parse_pax(body, self._where)
-            if any(key.startswith(b"GNU.sparse.") for key in records):
+            if _is_sparse(records) and (self._concerns is None or kind != _PAX):
                 raise UnsupportedArtifact(f"{self._where} has a sparse file")
             if kind == _PAX:
                 self._overrides |= records
@@ -211,7 +255,11 @@ class TarParser:
         if self._members > MAX_MEMBERS:
             raise UnsupportedArtifact(f"{where} has over {MAX_MEMBERS} members")
         name = decode_name(overrides.get(b"path") or header.name, where)
+        if _is_sparse(overrides):
+            raise UnsupportedArtifact(f"{shown(name)} in {where} is a sparse file")
         kind = _TYPES.get(header.type)
+        if kind is None and self._concerns is not None and header.type in _SPECIAL:
+            kind = MemberType.SPECIAL
         if kind is None:
             what = _REFUSED.get(header.type, f"a member of the unknown type {header.type!r}")
             raise UnsupportedArtifact(f"{shown(name)} in {where} is {what}")
@@ -235,11 +283,19 @@ class TarParser:
         self._data_left, self._skip = size, -size % BLOCK
         mtime = overrides.get(b"mtime") or self._global_mtime
         mtime_ns = pax_mtime_ns(mtime, where) if mtime else header.mtime_ns
-        return Member(path, kind, size, header.mode, mtime_ns, target)
+        number = None if self._concerns is None else self._number
+        self._number += 1
+        return Member(path, kind, size, header.mode, mtime_ns, target, number=number)
 
     def _link_target(self, path: str, kind: MemberType, raw: bytes) -> str:
+        if self._concerns is not None and kind is MemberType.SYMLINK:
+            return raw[:_MAX_LINK_BYTES].decode(errors="surrogateescape")
         target = decode_name(raw, self._where)
         if kind is MemberType.HARDLINK:
             return normalise_path(target, f"the target of the hard link {shown(path)} in {self._where}")
         check_link_target(path, target, self._where)
         return target
+
+
+def _is_sparse(records: Mapping[bytes, bytes]) -> bool:
+    return any(key.startswith(b"GNU.sparse.") for key in records)

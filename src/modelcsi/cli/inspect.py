@@ -66,7 +66,8 @@ def run_inspect(options: argparse.Namespace) -> int:
     value |= {"files": [], "files_complete": False, "unread_layers": [], "selection": None}
     if recognised is not None:
         try:
-            listing = list_artifact(recognised.artifact, repository, None if options.files else _LISTING_BYTES)
+            limit = None if options.files else _LISTING_BYTES
+            listing = list_artifact(recognised.artifact, repository, limit, selection)
             value |= _describe_files(listing, selection)
         except UnsupportedArtifact as error:
             problem = str(error)

@@ -10,12 +10,14 @@ import logging
 import threading
 import time
 from collections import Counter, deque
-from collections.abc import Callable, Hashable, Mapping
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
+from modelcsi.artifact.image_tree import reading_of, settled
 from modelcsi.artifact.layer import Layer
 from modelcsi.artifact.members import Member
+from modelcsi.artifact.selection import Selection
 from modelcsi.artifact.tree import FileTree, build_tree, wanted_layers
 from modelcsi.errors import FinalError, ModelCsiError, PullPending, TransientError
 from modelcsi.oci.digest import Digest
@@ -193,25 +195,41 @@ class PullJob:
         need = sum(self._puller.need_bytes(layer, self.selection, self._sources.host) for layer in layers)
         reservation = self._store.space.reserve(need, str(self.reference))
         try:
-            uses = Counter(layer.digest for layer in self.artifact.layers if layer.codec.is_packed)
+            # An image's layers have nothing of their own to say, however often they are named.
+            tars = [layer.digest for layer in self.artifact.layers if layer.codec.is_tar and not layer.is_image]
+            uses = Counter(tars)
             shared = frozenset(digest for digest, count in uses.items() if count > 1)
             work = LayerWork(self.selection, shared, self._sources, self.progress, reservation, stop)
             self._pull_layers(layers, work)
+            selection = self._settle(layers, work) if self.artifact.overlay else self.selection
         finally:
             reservation.close()
-        tree = build_tree(self.artifact, self._members(), self.selection)
+        tree = build_tree(self.artifact, self._members(selection), selection)
         for warning in (*self.artifact.warnings, *tree.warnings):
             logger.warning("%s: %s", self.reference, warning)
         return self._build_view(self._layout.arrange(tree, self.artifact.digest))
 
-    def _members(self) -> dict[Digest, tuple[Member, ...]]:
+    def _settle(self, layers: list[Layer], work: LayerWork) -> Selection:
+        """Which directory of an image is shown: most layers are here for that, a second reading of some may be needed."""
+
+        def read(selection: Selection) -> Mapping[Digest, Sequence[Member]]:
+            missing = [layer for layer in layers if not self._puller.holds(layer, selection)]
+            if missing:
+                logger.info("reading %d layers of %s again, for %s", len(missing), self.reference, selection)
+                self.progress.take_back(sum(layer.size for layer in missing))
+                self._pull_layers(missing, replace(work, selection=selection))
+            return self._members(selection)
+
+        return settled(self.artifact.layers, self.selection, read)
+
+    def _members(self, selection: Selection) -> dict[Digest, tuple[Member, ...]]:
         """Those of the layers that are kept as members; an undecided one need not be."""
         members: dict[Digest, tuple[Member, ...]] = {}
-        for layer in self.layers:
-            found = self._store.content.members(layer.digest) if layer.codec.is_packed else None
-            if found is not None and layer.fits(found):
+        for layer in filter(lambda layer: layer.codec.is_packed, self.layers):
+            found = self._store.content.members(layer.digest, reading_of(layer, selection))
+            if found is not None:
                 members[layer.digest] = found
-            elif layer.codec.is_packed and not layer.undecided:
+            elif not layer.undecided:
                 raise PullPending(f"pulling {self.reference}: {layer.where} is being unpacked in another form")
         return members
 

@@ -4,8 +4,11 @@ Cases, by what the manifest tells of the layer:
 1. a raw file: received into its final form, in any order;
 2. an uncompressed tar: members are written from the stream; what is in no member is kept beside them for a resume;
 3. a compressed tar: members are written from the stream; over 16 MiB the received bytes are kept until the commit, so that
-   a killed pull does not fetch them again. A compressed file is treated alike, as its only member;
-4. undecided (a tar if its bytes are one): received as a file, then unpacked if it is a tar.
+   a killed pull does not fetch them again;
+4. undecided (a tar if its bytes are one): received as a file, then unpacked if it is a tar;
+5. a layer of an image: as 2 or 3, but until a member is wanted, nothing is written, not even for a resume: base layers are
+   read only;
+6. a compressed file: as 3, with the file as the only member.
 """
 
 from __future__ import annotations
@@ -18,8 +21,9 @@ from contextlib import closing
 from dataclasses import dataclass, replace
 from functools import partial
 
+from modelcsi.artifact.image_tree import reading_of
 from modelcsi.artifact.layer import Compression, Layer, is_tar_head, sniff_codec
-from modelcsi.artifact.members import Member
+from modelcsi.artifact.members import AS_TAR, Reading
 from modelcsi.artifact.selection import Selection
 from modelcsi.errors import CorruptContent, UnsupportedArtifact
 from modelcsi.oci.descriptor import Descriptor
@@ -27,13 +31,13 @@ from modelcsi.oci.digest import Digest
 from modelcsi.pull.claims import Claims
 from modelcsi.pull.decode import decode, needs_large_window
 from modelcsi.pull.progress import Progress
-from modelcsi.pull.sources import Sources, SourceStream
+from modelcsi.pull.sources import Sources
+from modelcsi.pull.targets import Accounted, Inline, Lazy, Nothing, Proving, Streamed
 from modelcsi.pull.transfer import Origin, Target, Transfer
 from modelcsi.pull.unpack import Unpacker, has_admitted_members, missing_members, peek
 from modelcsi.pull.window import MemoryBudget
-from modelcsi.registry.blob import Stream
 from modelcsi.store.content import ReadyBlob, ReadyLayer
-from modelcsi.store.ingest import BlobIngest, LayerIngest, discard_ingest, ingested_bytes
+from modelcsi.store.ingest import BlobIngest, LayerIngest, discard_ingest, has_ingest, ingested_bytes
 from modelcsi.store.space import Reservation
 from modelcsi.store.store import Store
 
@@ -74,10 +78,11 @@ class LayerPuller:
     def holds(self, layer: Layer, selection: Selection) -> bool:
         """Whether the store has all that the selection shows of the layer."""
         content = self._store.content
-        members = content.members(layer.digest) if layer.codec.is_packed else None
-        if members is not None and layer.fits(members) and all(layer.admits(member.path) for member in members):
+        is_packed = layer.codec.is_packed
+        members = content.members(layer.digest, reading_of(layer, selection)) if is_packed else None
+        if members is not None and all(layer.admits(member.path) for member in members):
             return not missing_members(layer, members, selection)
-        if not content.has_blob(layer.digest) or (layer.codec.is_packed and not layer.undecided):
+        if not content.has_blob(layer.digest) or (is_packed and not layer.undecided):
             return False
         # Another artifact may have called the same bytes a file: what this one means does not depend on it.
         return not (layer.undecided and self._is_tar_kept_as_file(layer))
@@ -117,7 +122,7 @@ class LayerPuller:
         if self._is_proven(layer, sources):
             work.progress.add(layer.size, is_downloaded=False)
         else:  # another host delivered it: only a full delivery shows that this one holds it too
-            self._transfer(layer.descriptor, _Nothing(layer.size), work, origin=_Proving(sources))
+            self._transfer(layer.descriptor, Nothing(layer.size), work, origin=Proving(sources))
             self._record_delivery(layer, sources)
 
     def _bring(self, layer: Layer, work: LayerWork) -> None:
@@ -151,47 +156,63 @@ class LayerPuller:
     def _bring_blob(self, layer: Layer, work: LayerWork) -> None:
         ingest = BlobIngest(self._store.layout, layer.digest, layer.size, work.sources.host)
         with closing(ingest):
-            self._transfer(layer.descriptor, _Accounted(ingest, work.reservation), work)
+            self._transfer(layer.descriptor, Accounted(ingest, work.reservation), work)
             self._store.content.commit(_ready(ingest, layer))
 
     def _bring_packed(self, layer: Layer, work: LayerWork) -> None:
+        reading = self._reading(layer, work)
         is_plain = layer.codec.compression is Compression.NONE
-        with closing(self._layer_ingest(layer, work, is_resumable=is_plain)) as ingest:
-            unpacker = Unpacker(layer, work.selection_of(layer), ingest, work.reservation)
+        with closing(self._layer_ingest(layer, work, reading, is_resumable=is_plain)) as ingest:
+            unpacker = Unpacker(layer, work.selection_of(layer), ingest, work.reservation, reading)
             if is_plain or layer.size < KEEP_COMPRESSED_ABOVE_BYTES:
-                self._transfer(layer.descriptor, _Streamed(ingest, layer.size), work, unpacker)
+                self._transfer(layer.descriptor, Streamed(ingest, layer.size), work, unpacker)
             else:
-                with closing(BlobIngest(self._store.layout, layer.digest, layer.size, work.sources.host)) as received:
-                    self._transfer(layer.descriptor, _Accounted(received, work.reservation), work, unpacker)
-            self._commit_layer(layer, work, ingest, unpacker.members)
+                received = partial(BlobIngest, self._store.layout, layer.digest, layer.size, work.sources.host)
+                is_begun = layer.is_image and not has_ingest(self._store.layout, layer.digest, work.sources.host)
+                with closing(Lazy(received, layer.size, work.reservation, unpacker if is_begun else None)) as target:
+                    self._transfer(layer.descriptor, target, work, unpacker)
+            self._commit_layer(layer, work, ReadyLayer(ingest, tuple(unpacker.members), reading))
 
     def _bring_undecided(self, layer: Layer, work: LayerWork) -> None:
         with closing(BlobIngest(self._store.layout, layer.digest, layer.size, work.sources.host)) as received:
-            self._transfer(layer.descriptor, _Accounted(received, work.reservation), work)
+            self._transfer(layer.descriptor, Accounted(received, work.reservation), work)
             head = b"".join(received.read(0, min(layer.size, _READ_BYTES)))
             if _is_tar(layer, head):
-                with closing(self._layer_ingest(layer, work, is_resumable=False)) as ingest:
-                    unpacker = Unpacker(layer, work.selection_of(layer), ingest, work.reservation)
+                reading = self._reading(layer, work)
+                with closing(self._layer_ingest(layer, work, reading, is_resumable=False)) as ingest:
+                    unpacker = Unpacker(layer, work.selection_of(layer), ingest, work.reservation, reading)
                     self._unpack(unpacker, received.read(0, layer.size), work)
                     if all(layer.admits(member.path) for member in unpacker.members):
-                        self._commit_layer(layer, work, ingest, unpacker.members)
+                        self._commit_layer(layer, work, ReadyLayer(ingest, tuple(unpacker.members), reading))
                         return
             self._store.content.commit(_ready(received, layer))
 
-    def _layer_ingest(self, layer: Layer, work: LayerWork, *, is_resumable: bool) -> LayerIngest:
+    def _reading(self, layer: Layer, work: LayerWork) -> Reading:
+        """How to read a layer: as it was read already, if that told enough."""
+        reading = reading_of(layer, work.selection_of(layer))
+        known = self._store.content.record(layer.digest)
+        return known.reading if known is not None and known.reading.covers(reading) else reading
+
+    def _layer_ingest(self, layer: Layer, work: LayerWork, reading: Reading, *, is_resumable: bool) -> LayerIngest:
         selection = work.selection_of(layer)
-        plan = json.dumps(
+        key = json.dumps(
             [
                 *(layer.codec.is_tar, layer.codec.compression.value),
                 *(selection.key(), layer.sole_member_path, layer.is_weight),  # what `wants_member` looks at
                 *([layer.prefix] if layer.prefix else []),
+                *([reading.to_json()] if reading != AS_TAR else []),
             ]
         )
-        return LayerIngest(self._store.layout, layer.digest, plan, work.sources.host, is_resumable=is_resumable)
+        return LayerIngest(
+            *(self._store.layout, layer.digest, key, work.sources.host),
+            is_resumable=is_resumable,
+            skips_prefix=layer.is_image,
+        )
 
-    def _commit_layer(self, layer: Layer, work: LayerWork, ingest: LayerIngest, members: list[Member]) -> None:
-        self._store.content.commit(ReadyLayer(ingest, tuple(members)))
-        if missing_members(layer, self._store.content.members(layer.digest) or (), work.selection_of(layer)):
+    def _commit_layer(self, layer: Layer, work: LayerWork, item: ReadyLayer) -> None:
+        self._store.content.commit(item)
+        members = self._store.content.members(layer.digest, item.reading)
+        if missing_members(layer, members or (), work.selection_of(layer)):
             # A hard link that is wanted points at a file that is not: known only now. Read once more, keeping everything.
             work.progress.take_back(layer.size)
             self._bring_packed(layer, replace(work, selection=Selection()))
@@ -206,7 +227,7 @@ class LayerPuller:
         origin: Origin | None = None,
     ) -> None:
         inline = b"" if descriptor.size == 0 else descriptor.data
-        source: Origin = _Inline(inline) if inline is not None else origin or work.sources
+        source: Origin = Inline(inline) if inline is not None else origin or work.sources
         transfer = Transfer(source, work.progress, self._budget, work.stop)
         transfer.run(
             descriptor, target, None if unpacker is None else lambda pieces: self._unpack(unpacker, pieces, work)
@@ -241,117 +262,6 @@ class LayerPuller:
     def _record_delivery(self, layer: Layer, sources: Sources) -> None:
         for repository in sources.repositories()[:1]:
             self._store.records.put_delivery([layer.digest], repository.host, repository.name)
-
-
-class _Accounted:
-    """A blob's ingest whose blocks are taken from the job's reservation as they are written, or at once."""
-
-    stores = True
-
-    def __init__(self, ingest: BlobIngest, reservation: Reservation) -> None:
-        self._ingest = ingest
-        self._reservation = reservation
-        if ingest.is_preallocated:
-            reservation.used(ingest.preallocated_bytes)
-
-    def runs(self) -> Iterator[tuple[int, int, bool]]:
-        return self._ingest.runs()
-
-    def read(self, start: int, end: int) -> Iterator[bytes]:
-        return self._ingest.read(start, end)
-
-    def write(self, offset: int, data: bytes) -> None:
-        self._ingest.write(offset, data)
-        if not self._ingest.is_preallocated:
-            self._reservation.used(len(data))
-
-    def flush(self) -> None:
-        self._ingest.flush()
-
-
-class _Streamed:
-    """A tar that is unpacked as it arrives: the unpacker stores, nothing is stored here."""
-
-    stores = False
-
-    def __init__(self, ingest: LayerIngest, size: int) -> None:
-        self._ingest = ingest
-        self._size = size
-
-    def runs(self) -> Iterator[tuple[int, int, bool]]:
-        stored = min(self._ingest.stored_bytes(), self._size)
-        if stored:
-            yield 0, stored, True
-        if stored < self._size:
-            yield stored, self._size, False
-
-    def read(self, start: int, end: int) -> Iterator[bytes]:
-        left = end - start
-        for piece in self._ingest.read_again():
-            yield piece[:left]
-            left -= len(piece)
-            if left <= 0:
-                return
-
-    def write(self, offset: int, data: bytes) -> None:
-        raise AssertionError(f"{len(data)} bytes at {offset}: the unpacker writes them")
-
-    def flush(self) -> None:
-        """Nothing is held back."""
-
-
-class _Proving:
-    """A blob from sources whose delivery is a proof."""
-
-    def __init__(self, sources: Sources) -> None:
-        self._sources = sources
-
-    def open_blob(self, descriptor: Descriptor, start: int, end: int | None) -> SourceStream:
-        return self._sources.open_proving(descriptor, start, end)
-
-
-class _Nothing:
-    """Bytes that are received only to see that they match."""
-
-    stores = False
-
-    def __init__(self, size: int) -> None:
-        self._size = size
-
-    def runs(self) -> Iterator[tuple[int, int, bool]]:
-        if self._size:
-            yield 0, self._size, False
-
-    def read(self, start: int, end: int) -> Iterator[bytes]:
-        raise AssertionError(f"nothing is stored, {start} to {end} neither")
-
-    def write(self, offset: int, data: bytes) -> None:
-        raise AssertionError(f"{len(data)} bytes at {offset}: nobody wants them")
-
-    def flush(self) -> None:
-        """Nothing is held back."""
-
-
-class _Inline(Stream):
-    """A descriptor's own `data` (checked when it was parsed), or the empty blob: no request is made for them."""
-
-    def __init__(self, data: bytes) -> None:
-        self._data = data
-        self._position = 0
-        self.honours_ranges = True
-
-    def open_blob(self, descriptor: Descriptor, start: int, end: int | None) -> _Inline:
-        del descriptor
-        self._data, self._position = self._data[:end], start
-        return self
-
-    def read(self, size: int) -> bytes:
-        piece = self._data[self._position : self._position + size]
-        self._position += len(piece)
-        return piece
-
-    def close(self) -> None:
-        """Nothing is open."""
 
 
 def is_told(layer: Layer) -> bool:

@@ -11,8 +11,9 @@ from dataclasses import dataclass, replace
 
 from modelcsi.artifact.annotations import parse_file_metadata
 from modelcsi.artifact.artifact import Artifact
+from modelcsi.artifact.image_tree import image_reading, settled
 from modelcsi.artifact.layer import Layer, is_tar_head, sniff_codec
-from modelcsi.artifact.members import Member, MemberType
+from modelcsi.artifact.members import AS_TAR, Member, MemberType, Reading
 from modelcsi.artifact.selection import Selection, idle_patterns
 from modelcsi.artifact.tar import Start, TarParser
 from modelcsi.artifact.tree import EntryType, FileEntry, build_tree, wanted_layers
@@ -20,7 +21,7 @@ from modelcsi.errors import CorruptContent, UnsupportedArtifact
 from modelcsi.oci.digest import Digest
 from modelcsi.pull.decode import decode
 from modelcsi.pull.layers import is_told
-from modelcsi.pull.unpack import is_bomb, peek
+from modelcsi.pull.unpack import is_bomb, member_filter, peek, whole_file
 from modelcsi.registry.client import Repository
 
 _READ_BYTES = 1 << 20
@@ -39,7 +40,7 @@ class Listing:
     def files(self, selection: Selection) -> tuple[FileEntry, ...]:
         """The files and links that `selection` shows, with the paths that it shows. Raises UnsupportedArtifact."""
         known = tuple(layer for layer in self.artifact.layers if layer.digest not in self.unread)
-        if not known:
+        if not known or (self.artifact.overlay and self.unread):  # any layer may hide what another one has
             return ()
         tree = build_tree(replace(self.artifact, layers=known), self.members, selection)
         return tuple(entry for entry in tree.entries if entry.type is not EntryType.DIRECTORY)
@@ -84,19 +85,27 @@ class Choice:
     """Why it cannot be mounted; empty if it can."""
 
 
-def list_artifact(artifact: Artifact, repository: Repository, limit_bytes: int | None) -> Listing:
+def list_artifact(
+    artifact: Artifact, repository: Repository, limit_bytes: int | None, selection: Selection | None = None
+) -> Listing:
     """Read the tars of an artifact, the smallest first, as long as that takes at most `limit_bytes`; None: all of them.
 
-    Raises what reading them raises.
+    Of an image, what concerns the directory that `selection` shows is known then. Raises what reading them raises.
     """
+    if artifact.overlay:
+        return _list_image(artifact, repository, limit_bytes, selection or Selection())
     members: dict[Digest, tuple[Member, ...]] = {}
     unread: set[Digest] = set()
     left = limit_bytes
     for layer in sorted(artifact.layers, key=lambda layer: layer.size):
-        if not layer.codec.is_tar or layer.digest in members:
+        if not layer.codec.is_tar:
+            if layer.codec.is_packed_file and (size := parse_file_metadata(layer.descriptor).size) is not None:
+                members[layer.digest] = (whole_file(size, 0, 0),)
+            continue
+        if layer.digest in members:
             continue
         told = _told_member(layer)
-        if told is not None and not artifact.overlay:
+        if told is not None:
             members[layer.digest] = (told,)
         elif left is None or layer.size <= left:
             left = None if left is None else left - layer.size
@@ -106,6 +115,25 @@ def list_artifact(artifact: Artifact, repository: Repository, limit_bytes: int |
         else:
             unread.add(layer.digest)
     return Listing(artifact, members, frozenset(unread))
+
+
+def _list_image(artifact: Artifact, repository: Repository, limit_bytes: int | None, selection: Selection) -> Listing:
+    layers = {layer.digest: layer for layer in artifact.layers}
+    members: dict[Digest, tuple[Member, ...]] = {}
+    known: Reading | None = None
+    if limit_bytes is not None and sum(layer.size for layer in layers.values()) > limit_bytes:
+        return Listing(artifact, {}, frozenset(layers))
+
+    def read(asked: Selection) -> dict[Digest, tuple[Member, ...]]:
+        nonlocal known
+        if known is None or not known.covers(image_reading(asked)):
+            known = image_reading(asked) if known is None else known.joined(image_reading(asked))
+            for layer in layers.values():
+                members[layer.digest] = _read_members(layer, repository, known) or ()
+        return members
+
+    settled(artifact.layers, selection, read)
+    return Listing(artifact, members, frozenset())
 
 
 def base_files(listing: Listing, selection: Selection) -> tuple[FileEntry, ...]:
@@ -127,7 +155,7 @@ def _told_member(layer: Layer) -> Member | None:
     return Member(path, MemberType.FILE, metadata.size, metadata.mode or 0, metadata.mtime_ns or 0)
 
 
-def _read_members(layer: Layer, repository: Repository) -> tuple[Member, ...] | None:
+def _read_members(layer: Layer, repository: Repository, reading: Reading = AS_TAR) -> tuple[Member, ...] | None:
     """The members of a tar; None when an undecided layer is a file."""
     head, pieces = peek(_pieces(layer, repository))
     codec = sniff_codec(layer.codec, head)
@@ -135,7 +163,7 @@ def _read_members(layer: Layer, repository: Repository) -> tuple[Member, ...] | 
     first, decoded = peek(decoded)
     if layer.undecided and not is_tar_head(first[:_SNIFF_BYTES]):
         return None
-    parser, members, unpacked = TarParser(layer.where), list[Member](), 0
+    parser, members, unpacked = TarParser(layer.where, member_filter(reading)), list[Member](), 0
     for data in decoded:
         unpacked += len(data)
         if is_bomb(unpacked, layer.size):

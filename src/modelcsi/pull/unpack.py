@@ -1,6 +1,7 @@
 """Writes the members of a tar layer straight from the stream into their own files; the tar itself is never kept.
 
-A compressed file is treated alike: its content is a layer's only member.
+A compressed file is written decompressed, as the only member. Of an image's layer only those members are recorded that are of
+concern for what is shown.
 """
 
 from __future__ import annotations
@@ -8,10 +9,12 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import itertools
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 
+from modelcsi.artifact.image_tree import concerns, reading_of
 from modelcsi.artifact.layer import TAR, Codec, Compression, Layer, sniff_codec
-from modelcsi.artifact.members import PACKED_FILE, Member, MemberType
+from modelcsi.artifact.members import WHOLE_FILE, Form, Member, MemberType, Reading
 from modelcsi.artifact.selection import Selection
 from modelcsi.artifact.tar import Data, End, Start, TarEvent, TarParser
 from modelcsi.artifact.tree import wants_member
@@ -28,10 +31,23 @@ _EXPANSION_FACTOR = 200
 
 
 class Unpacker:
-    """Reads one tar layer once; `members` is complete when `run` has returned."""
+    """Reads one layer once; `members` is complete when `run` has returned.
 
-    def __init__(self, layer: Layer, selection: Selection, ingest: LayerIngest, reservation: Reservation) -> None:
+    `reading` is how it is read, by default as the selection needs it.
+    """
+
+    def __init__(
+        self,
+        layer: Layer,
+        selection: Selection,
+        ingest: LayerIngest,
+        reservation: Reservation,
+        reading: Reading | None = None,
+    ) -> None:
         self.members: list[Member] = []
+        self.has_kept = False
+        """Whether a member was kept so far."""
+        self._reading = reading or reading_of(layer, selection)
         self._layer = layer
         self._selection = selection
         self._ingest = ingest
@@ -42,11 +58,11 @@ class Unpacker:
         self._hash = hashlib.sha256()
 
     def run(self, pieces: Iterator[bytes]) -> None:
-        """Unpack the whole stream, to its last byte.
+        """Unpack the whole stream, to its last byte; once.
 
         Raises UnsupportedArtifact naming the member and the layer, StoreFull.
         """
-        if not self._layer.codec.is_tar:
+        if self._reading.form is Form.FILE:
             self._run_file(pieces)
             return
         head, pieces = peek(pieces)
@@ -54,7 +70,7 @@ class Unpacker:
         self._is_plain = codec == TAR
         if not self._is_plain:
             self._ingest.give_up_resuming()
-        parser = TarParser(self._where)
+        parser = TarParser(self._where, member_filter(self._reading))
         for data in decode(codec.compression, pieces, self._where):
             self._refuse_bomb(len(data), codec)
             for event in parser.feed(memoryview(data)):
@@ -62,14 +78,14 @@ class Unpacker:
         parser.finish()
 
     def _run_file(self, pieces: Iterator[bytes]) -> None:
-        """A compressed file: its content is the only member. What the type says is believed, nothing is sniffed."""
-        layer = self._layer
-        self._ingest.give_up_resuming()
-        self._begin(Member(PACKED_FILE, MemberType.FILE, 0, layer.mode or 0, layer.mtime_ns or 0))
-        for data in decode(layer.codec.compression, pieces, self._where):
-            self._refuse_bomb(len(data), layer.codec)
+        """How large the file is, its last byte tells."""
+        codec, size = self._layer.codec, 0
+        self._begin(whole_file(0, self._layer.mode or 0, self._layer.mtime_ns or 0))
+        for data in decode(codec.compression, pieces, self._where):
+            self._refuse_bomb(len(data), codec)
             self._handle(Data(memoryview(data)))
-        self.members[-1] = dataclasses.replace(self.members[-1], size=self._unpacked)
+            size += len(data)
+        self.members[0] = dataclasses.replace(self.members[0], size=size)
         self._end()
 
     def _handle(self, event: TarEvent) -> None:
@@ -88,16 +104,20 @@ class Unpacker:
     def _begin(self, member: Member) -> None:
         self.members.append(member)
         is_file = member.type is MemberType.FILE
-        is_packed_file = member.path == PACKED_FILE  # it is fetched only where it is wanted
-        self._is_kept = is_file and (is_packed_file or wants_member(self._layer, member.path, self._selection))
+        self._is_kept = is_file and self._wants(member.path)
         if self._is_kept:
+            self.has_kept = True
             if self._is_plain and member.size > self._layer.size:
                 raise UnsupportedArtifact(
                     f"{member.path!r} of {self._where} claims {member.size} bytes; the whole layer has {self._layer.size}"
                 )
             self._hash = hashlib.sha256()
             with space_errors(f"{member.path!r} of {self._where}"):
-                self._ingest.begin_member(len(self.members) - 1, member.size)
+                number = len(self.members) - 1 if member.number is None else member.number
+                self._ingest.begin_member(number, member.size)
+
+    def _wants(self, path: str) -> bool:
+        return self._reading.form is Form.FILE or wants_member(self._layer, path, self._selection)
 
     def _end(self) -> None:
         if self._is_kept:
@@ -113,6 +133,16 @@ class Unpacker:
             raise UnsupportedArtifact(
                 f"{self._where} unpacks to over {self._unpacked} bytes from {self._layer.size}: refused as a decompression bomb"
             )
+
+
+def whole_file(size: int, mode: int, mtime_ns: int) -> Member:
+    """The only member of a compressed file; where it is shown, its layers say."""
+    return Member("file", MemberType.FILE, size, mode, mtime_ns, number=WHOLE_FILE)
+
+
+def member_filter(reading: Reading) -> Callable[[str], bool] | None:
+    """Which members the parser is to tell of."""
+    return partial(concerns, reading) if reading.form is Form.IMAGE else None
 
 
 def has_admitted_members(layer: Layer, head: bytes, rest: Iterator[bytes]) -> bool:
@@ -132,12 +162,13 @@ def has_admitted_members(layer: Layer, head: bytes, rest: Iterator[bytes]) -> bo
 def missing_members(layer: Layer, members: tuple[Member, ...], selection: Selection) -> bool:
     """Whether a recorded tar layer lacks a file that the selection shows.
 
-    A wanted hard link may lead, over other links, to any file of the tar: then all of them must be there.
+    A wanted hard link may lead, over other links, to any file of the tar: then all of them must be there. In an image it may
+    lead to one of another layer, so that a link is left out with its file.
     """
-    if not layer.codec.is_tar:
+    if layer.codec.is_packed_file:
         return not all(member.sha256 for member in members)
     wanted = [member for member in members if wants_member(layer, member.path, selection)]
-    has_links = any(member.type is MemberType.HARDLINK for member in wanted)
+    has_links = not layer.is_image and any(member.type is MemberType.HARDLINK for member in wanted)
     needed = members if has_links else wanted
     return any(member.type is MemberType.FILE and not member.sha256 for member in needed)
 

@@ -5,7 +5,8 @@ Two forms, by what is kept of the bytes that arrive:
   received bytes are thrown away at the commit).
 - `LayerIngest`: the member files of a tar, named by number; with `stray` (every byte of the stream that ends in no member
   file) and `journal` (where in `stray` a member's bytes belong), the received stream of an uncompressed tar can be read
-  again from its start, so that it can be hashed and continued after a crash although the tar itself is not kept.
+  again from its start, so that it can be hashed and continued after a crash although the tar itself is not kept. Where it
+  `skips_prefix`, it is read again from its first member file, and what came before must be fetched again.
 
 A digest has one ingest at a time (`pull` sees to it); the directory's name is the digest.
 """
@@ -117,7 +118,16 @@ class LayerIngest:
     dropped. Members that an earlier attempt wrote are not written twice.
     """
 
-    def __init__(self, layout: StoreLayout, digest: Digest, plan: str, host: str = "", *, is_resumable: bool) -> None:
+    def __init__(
+        self,
+        layout: StoreLayout,
+        digest: Digest,
+        plan: str,
+        host: str = "",
+        *,
+        is_resumable: bool,
+        skips_prefix: bool = False,
+    ) -> None:
         self.digest = digest
         self.directory = directory = layout.ingest(digest, host) / "tar"
         self.members = directory / "members"
@@ -125,23 +135,34 @@ class LayerIngest:
         self._member_offset = self._member_stored = 0
         self._is_resumable = is_resumable
         self._replayed_stray = self._stray_position = self._journal_position = 0
+        self._skips_prefix = skips_prefix
+        self._seen_prefix = 0  # bytes that came before any member file
+        self._prefix: int | None = None if skips_prefix else 0  # all of them; None: there is no member file yet
         try:
             with space_errors(str(digest)):
                 self._open(plan)
             if is_resumable:
+                self._prefix = self._recorded_prefix() if skips_prefix else 0
                 self._replayed_stray = self._cut_to_what_can_be_read_again()
+                if skips_prefix and not any(self._journal()):
+                    self._forget_prefix()
         except BaseException:
             self.close()
             raise
 
+    @property
+    def prefix_bytes(self) -> int:
+        """How many bytes at the start of the stream were not stored, before those that were."""
+        return self._prefix or 0
+
     def stored_bytes(self) -> int:
-        """How many bytes of the stream an earlier attempt left, from its start."""
+        """How many bytes of the stream an earlier attempt left, from its start or behind the prefix."""
         if not self._is_resumable:
             return 0
         return self._replayed_stray + sum(self._stored_size(number) or 0 for _, number, _ in self._journal())
 
     def read_again(self) -> Iterator[bytes]:
-        """The stream that an earlier attempt left, from its start, in pieces of at most 1 MiB."""
+        """The stream that an earlier attempt left, in pieces of at most 1 MiB."""
         position = 0
         for at, number, _ in list(self._journal()):
             yield from _read_range(self._stray_fd, position, at)
@@ -158,11 +179,14 @@ class LayerIngest:
         if self._is_resumable:
             for fd in (self._stray_fd, self._journal_fd):
                 os.ftruncate(fd, 0)
+            (self.directory / "prefix").unlink(missing_ok=True)
             self._is_resumable = False
 
     def write_stray(self, data: bytes | memoryview) -> None:
         """Bytes that end in no member file: headers, padding, members nobody wants."""
-        if self._is_resumable and data:
+        if self._skips_prefix and self._seen_prefix < (self._prefix or 1 << 63):
+            self._seen_prefix += len(data)
+        elif self._is_resumable and data:
             if self._stray_position >= self._replayed_stray:
                 write_all(self._stray_fd, data, self._stray_position)
             elif self._stray_position + len(data) > self._replayed_stray:
@@ -173,6 +197,9 @@ class LayerIngest:
     def begin_member(self, number: int, size: int) -> None:
         """The bytes that `write_member` gets from now on are those of member `number`."""
         if self._is_resumable:
+            if self._prefix is None:
+                self._prefix = self._seen_prefix
+                (self.directory / "prefix").write_text(str(self._prefix))
             entry = _JOURNAL_ENTRY.pack(self._stray_position, number, size)
             write_all(self._journal_fd, entry, self._journal_position)
             self._journal_position += len(entry)
@@ -222,6 +249,18 @@ class LayerIngest:
             self._stray_fd = os.open(self.directory / "stray", _OPEN, 0o600)
             self._journal_fd = os.open(self.directory / "journal", _OPEN, 0o600)
 
+    def _recorded_prefix(self) -> int | None:
+        try:
+            return int((self.directory / "prefix").read_text())
+        except (FileNotFoundError, ValueError):
+            os.ftruncate(self._journal_fd, 0)  # nobody knows where in the stream that was
+            return None
+
+    def _forget_prefix(self) -> None:
+        (self.directory / "prefix").unlink(missing_ok=True)
+        os.ftruncate(self._stray_fd, 0)
+        self._prefix, self._replayed_stray = None, 0
+
     def _journal(self) -> Iterator[tuple[int, int, int]]:
         content = os.pread(self._journal_fd, os.fstat(self._journal_fd).st_size, 0)
         usable = len(content) - len(content) % _JOURNAL_ENTRY.size
@@ -264,6 +303,11 @@ class LayerIngest:
 def ingested_bytes(layout: StoreLayout, digest: Digest, host: str = "") -> int:
     """Bytes on the disk that an unfinished ingest of the digest takes."""
     return disk_bytes(layout.ingest(digest, host))
+
+
+def has_ingest(layout: StoreLayout, digest: Digest, host: str = "") -> bool:
+    """Whether received bytes of a blob are here, whatever of them."""
+    return (layout.ingest(digest, host) / "chunks").exists()
 
 
 def discard_ingest(layout: StoreLayout, digest: Digest, host: str = "") -> None:

@@ -16,6 +16,7 @@ _EXAMPLES = {
     "modctl-cnai-tar": ("modctl", "v0.0.2 to v0.1, v0.2.1-cnai"),
     "aikit-modelpack-raw": ("AIKit", "modelpack, raw"),
     "aikit-modelpack-tar": ("AIKit", "modelpack, tar"),
+    "modelcar-oci-image": ("podman", "`FROM scratch`, `COPY` to `/models/`"),
     "olot-modelpack": ("olot", "`--add-modelpack`"),
     "olot-index": ("olot", "index"),
     "kitops-modelpack-tar": ("KitOps", "`--use-model-pack`"),

@@ -17,6 +17,7 @@ FILE = Member("a/b", MemberType.FILE, 7, 0o644, 1_700_000_000_000_000_001, sha25
         Member("d", MemberType.DIRECTORY, 0, 0o755, 0),
         Member("l", MemberType.SYMLINK, 0, 0o777, 0, target="../é"),
         Member("h", MemberType.HARDLINK, 0, 0o644, 0, target="a/b"),
+        Member("dev/null", MemberType.SPECIAL, 0, 0o666, 0, number=7),
     ],
 )
 def test_record_gives_the_member_back(member: Member) -> None:

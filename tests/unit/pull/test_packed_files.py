@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import random
 from typing import Any
 
 import pytest
@@ -16,7 +17,7 @@ from modelcsi.pull.puller import Puller
 from modelcsi.store.store import Store
 from tests.fakes.registry import FakeRegistry
 from tests.unit.artifact.builders import FILEPATH, METADATA, files_tar
-from tests.unit.pull.conftest import FILES, Pod, tree_of
+from tests.unit.pull.conftest import FILES, Pod, tree_of, wait_until
 
 KIT = "application/vnd.kitops.modelkit"
 WEIGHTS = FILES["model.safetensors"]
@@ -121,6 +122,25 @@ def test_bomb(puller: Puller, fake: FakeRegistry) -> None:
     push_kit(fake, ("raw+zstd", content, {FILEPATH: "x"}))
     with pytest.raises(UnsupportedArtifact, match="decompression bomb"):
         pod_of(puller, fake).pull()
+
+
+def test_killed_pull_goes_on_where_it_was(puller: Puller, fake: FakeRegistry, store: Store) -> None:
+    """Also when nobody waited for it in between."""
+    noise = random.Random(1).randbytes(KEEP_COMPRESSED_ABOVE_BYTES + (8 << 20))  # noqa: S311 - noise
+    content = gzip.compress(noise, 1)
+    push_kit(fake, ("raw+gzip", content, {FILEPATH: "x"}))
+    pod = pod_of(puller, fake)
+    fake.faults.stall_after_bytes = 16 << 20
+    resolved = pod.resolve()
+    puller._join(resolved, "pod")
+    wait_until(lambda: sum(path.read_bytes()[24:].count(1) for path in store.layout.ingests.glob("*/*/chunks")) > 12)
+    puller.leave("pod")
+    wait_until(lambda: not puller.running())
+    fake.faults.stall_after_bytes = None
+    fake.faults.resume.set()
+
+    assert {"x": noise} == tree_of(pod.pull().path)
+    assert fake.bytes_served.total() < 1.4 * len(content)
 
 
 @pytest.mark.parametrize("order", [("raw+gzip", "tar+gzip"), ("tar+gzip", "raw+gzip")])

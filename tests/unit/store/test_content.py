@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from modelcsi.artifact.members import Member, MemberType
+from modelcsi.artifact.members import Form, Member, MemberType, Reading
 from modelcsi.errors import StoreFull
 from modelcsi.oci.digest import Digest
 from modelcsi.store import content as content_module
@@ -109,6 +109,56 @@ def test_a_file_that_no_record_names_is_nothing(content: ContentStore) -> None:
     commit_layer(content, LAYER, files)
 
     assert ([], {"0": b"1", "1": b"22"}) == (content.verify(LAYER), stored_files(content, LAYER))
+
+
+def in_image(content: ContentStore, directory: str, *files: tuple[int, str, bytes]) -> None:
+    """Commit what was read of a layer around a directory: number, path, bytes."""
+    ingest = LayerIngest(content.layout, LAYER, "plan", is_resumable=False)
+    members = []
+    for number, path, data in files:
+        ingest.begin_member(number, len(data))
+        ingest.write_member(data)
+        ingest.end_member(0o444, 5)
+        sha256 = Digest.of(data).hex
+        members.append(Member(path, MemberType.FILE, len(data), 0o644, 5, sha256=sha256, number=number))
+    content.commit(ReadyLayer(ingest, tuple(members), Reading(Form.IMAGE, (directory,))))
+
+
+def test_a_layer_of_an_image_read_around_two_directories(content: ContentStore) -> None:
+    """Each is known then, with the numbers that members have in the tar; no file is replaced. It is no tar's record."""
+    in_image(content, "b", (7, "b/x", b"1"))
+    before = (content.layout.layer(LAYER) / "7").stat().st_ino
+    in_image(content, "a", (2, "a/y", b"22"))
+    both = content.members(LAYER, Reading(Form.IMAGE, ("a", "b")))
+
+    assert both is not None
+    assert [(2, "a/y"), (7, "b/x")] == [(member.number, member.path) for member in both]
+    assert before == (content.layout.layer(LAYER) / "7").stat().st_ino
+    assert ({"2": b"22", "7": b"1"}, []) == (stored_files(content, LAYER), content.verify(LAYER))
+    assert (None, None) == (content.members(LAYER), content.members(LAYER, Reading(Form.IMAGE, ("c",))))
+
+
+def test_a_layer_of_an_image_that_is_a_tar_to_others(content: ContentStore) -> None:
+    """The tar's record tells all, and keeps what was stored for the image."""
+    in_image(content, "b", (1, "b", b"22"))
+    commit_layer(content, LAYER, {"a": b"1", "b": b"22"}, wanted=frozenset({"a"}))
+    members = content.members(LAYER)
+
+    assert members is not None
+    assert members == content.members(LAYER, Reading(Form.IMAGE, ("b",)))
+    assert [("a", True), ("b", True)] == [(member.path, bool(member.sha256)) for member in members]
+    assert [] == content.verify(LAYER)
+
+
+def test_a_record_that_numbers_otherwise(content: ContentStore) -> None:
+    """Another release read the tar in another way: nothing of its record is believed."""
+    in_image(content, "b", (1, "b/x", b"old"), (3, "b/y", b"old too"))
+    in_image(content, "b", (0, "b/w", b"w"), (1, "b/z", b"new"))
+    members = content.members(LAYER, Reading(Form.IMAGE, ("b",)))
+
+    assert members is not None
+    assert ["b/w", "b/z"] == [member.path for member in members]
+    assert ({"0": b"w", "1": b"new"}, []) == (stored_files(content, LAYER), content.verify(LAYER))
 
 
 def test_a_directory_without_a_record_is_nothing(content: ContentStore) -> None:

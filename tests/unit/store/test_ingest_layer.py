@@ -8,6 +8,7 @@ import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing, suppress
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 
 import pytest
@@ -271,6 +272,70 @@ def test_bytes_that_were_there_are_not_counted_again(layout: StoreLayout) -> Non
             second.write_member(tar[1012:2012]),
             second.write_member(tar[2012:5512]),
         ]
+
+
+def begun(layout: StoreLayout, tar: bytes) -> LayerIngest:
+    """The ingest of a tar of which nothing is stored before the first member file."""
+    return LayerIngest(layout, Digest.of(tar), "plan", is_resumable=True, skips_prefix=True)
+
+
+def go_on(ingest: LayerIngest, tar: bytes, wants: Callable[[str], bool], kill: Kill) -> None:
+    """One attempt: what came before, again; what is stored; the rest."""
+    prefix, known = ingest.prefix_bytes, ingest.prefix_bytes + ingest.stored_bytes()
+    stream = chain(cut(tar[:prefix]), ingest.read_again(), cut(tar[known:]))
+    unpack(ingest, stream, wants, kill)
+
+
+@settings(max_examples=60, deadline=None)
+@given(files=tars, unwanted=wishes, kills=st.lists(st.integers(0, 30), max_size=3))
+def test_kills_where_nothing_is_stored_at_first(
+    files: dict[str, bytes], unwanted: frozenset[str], kills: list[int]
+) -> None:
+    """What is read again is what was written, behind the place where it began; the files are right in the end."""
+    tar = files_tar(files)
+
+    def wants(path: str) -> bool:
+        return path not in unwanted
+
+    with tempfile.TemporaryDirectory() as directory:
+        layout = make_layout(Path(directory))
+        for steps in kills:
+            ingest = begun(layout, tar)
+            with suppress(Killed):
+                go_on(ingest, tar, wants, Kill(steps))
+            if not stored(ingest):
+                assert [] == [
+                    path.name
+                    for path in ingest.directory.iterdir()
+                    if path.is_file() and path.stat().st_size and path.name != "plan.json"
+                ]
+            with closing(begun(layout, tar)) as found:
+                again = b"".join(found.read_again())
+
+                assert tar[found.prefix_bytes : found.prefix_bytes + found.stored_bytes()] == again
+            ingest.close()
+        with closing(begun(layout, tar)) as last:
+            go_on(last, tar, wants, Kill(-1))
+
+            assert expected(files, wants) == stored(last)
+
+
+@pytest.mark.parametrize("lost", ["prefix", "journal", "stray"])
+def test_a_power_cut_where_nothing_is_stored_at_first(layout: StoreLayout, lost: str) -> None:
+    """Without the place where it began, or what says what is there, what is there is nothing."""
+    files = {"no": b"x" * 1000, "yes": b"y" * 2000, "also": b"z" * 100}
+    tar = files_tar(files)
+    with closing(begun(layout, tar)) as first, suppress(Killed):
+        go_on(first, tar, lambda path: path != "no", Kill(12))
+    (layout.ingest(Digest.of(tar)) / "tar" / lost).write_bytes(b"")
+    with closing(begun(layout, tar)) as second:
+        known = second.prefix_bytes, second.stored_bytes()
+        again = b"".join(second.read_again())
+        go_on(second, tar, lambda path: path != "no", Kill(-1))
+
+        assert {"1": files["yes"], "2": files["also"]} == stored(second)
+    assert tar[known[0] : sum(known)] == again
+    assert lost == "stray" or known == (0, 0)
 
 
 @pytest.mark.parametrize("content", ["", "{", "[1]"])

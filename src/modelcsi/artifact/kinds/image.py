@@ -1,6 +1,6 @@
 """Container images that carry a model (KServe model cars, RamaLama, olot): OCI's, and Docker's schema 2.
 
-Here they are only recognised: how layers cover each other is `image_tree`'s concern.
+Here they are only recognised: how layers cover each other, and which directory is shown, is `image_tree`'s concern.
 """
 
 from __future__ import annotations
@@ -33,4 +33,4 @@ IMAGE = Kind("image", _matches, _read, is_overlay=True)
 
 def _read_layer(descriptor: Descriptor, _: str) -> Layer | None:
     media_type = canonical(descriptor.media_type)
-    return Layer(descriptor, codec_of(media_type) or TAR) if is_image_layer(media_type) else None
+    return Layer(descriptor, codec_of(media_type) or TAR, is_image=True) if is_image_layer(media_type) else None

@@ -8,7 +8,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from modelcsi.artifact.kinds.image import IMAGE
 from modelcsi.artifact.kinds.kind import Contents, Kind, config_type, described_type, layer_types
 from modelcsi.errors import UnsupportedArtifact
 from modelcsi.oci.manifest import Manifest
@@ -116,13 +115,5 @@ def _no_model(manifest: Manifest) -> UnsupportedArtifact:
     return UnsupportedArtifact(f"the artifact is {thing.name}, not a model", hint=thing.hint)
 
 
-def _image(_: Manifest) -> UnsupportedArtifact:
-    return UnsupportedArtifact(
-        "the artifact is a container image, a kind that cannot be mounted",
-        hint="pack the model's files as a ModelPack artifact",
-    )
-
-
 EVIDENCE = _refusal("signature", _is_evidence, _no_model)
 NO_MODEL = _refusal("no model", lambda manifest: thing_of(manifest) is not None, _no_model)
-IMAGE_REFUSED = _refusal("image", IMAGE.matches, _image)
