@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
+from modelcsi.artifact.annotations import PRODUCER, PRODUCER_KEY
 from modelcsi.artifact.layer import Codec
 from modelcsi.artifact.paths import base_name
 from modelcsi.errors import InvalidRequest, UnsupportedArtifact
@@ -138,9 +139,11 @@ def _annotations(file: SourceFile, mtime_seconds: int, codec: Codec) -> dict[str
 
 
 def _config(layers: tuple[PackedLayer, ...], facts: ModelFacts, settings: PackSettings) -> bytes:
-    descriptor = {"name": base_name(settings.reference.repository)}
+    descriptor: dict[str, object] = {"name": base_name(settings.reference.repository)}
     if facts.family:
         descriptor["family"] = facts.family
+    if facts.licenses:
+        descriptor["licenses"] = list(facts.licenses)
     if settings.source_date_epoch is not None:
         descriptor["createdAt"] = _rfc3339(settings.source_date_epoch)
     diff_ids = [str(layer.diff_id) for layer in layers]
@@ -161,8 +164,10 @@ def _manifest(config: Descriptor, layers: tuple[PackedLayer, ...], settings: Pac
         "config": descriptor_json(config),
         "layers": [descriptor_json(layer.descriptor) for layer in layers],
     }
+    annotations = {PRODUCER_KEY: PRODUCER}
     if settings.source_date_epoch is not None:
-        manifest["annotations"] = {_CREATED: _rfc3339(settings.source_date_epoch)}
+        annotations[_CREATED] = _rfc3339(settings.source_date_epoch)
+    manifest["annotations"] = annotations
     return to_json(manifest)
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from modelcsi.artifact.artifact import recognise
+from modelcsi.artifact.facts import model_facts, producer_of
 from modelcsi.artifact.layer import RAW, TAR, TAR_GZIP, TAR_ZSTD, Codec, Layer
 from modelcsi.artifact.members import Member
 from modelcsi.artifact.selection import Selection
@@ -219,3 +220,12 @@ def test_tar_layers_are_read_by_the_standard_library(model: Path, packed: Packer
             names.update(archive.getnames())
 
     assert {*FILES, "model.safetensors"} == names
+
+
+def test_artifact_names_its_producer_and_its_licence(model: Path, packed: Packer) -> None:
+    """`modelcsi inspect` knows its own, and reads the licence where it was written."""
+    write(model, "README.md", b"---\nlicense: apache-2.0\n---\n")
+    artifact = packed(model)
+
+    assert "modelcsi" == producer_of(manifest_of(artifact), config_of(artifact))
+    assert ["Apache-2.0"] == model_facts(config_of(artifact), manifest_of(artifact).annotations)["licenses"]
