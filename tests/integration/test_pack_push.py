@@ -80,7 +80,7 @@ def test_packed_model_comes_back_as_it_was(
 ) -> None:
     """Every format goes to the registry and comes back bit for bit, with its modes and times; the second push sends nothing."""
     reference = f"{docker_registry.host}/pack/{layer_format.replace('+', '-')}:v1"
-    packed = answer("pack", model, reference, "--format", layer_format)
+    packed = answer("pack", model, reference, "--format", layer_format, "--keep-times")
     pushed = answer("push", f"{model}.oci", reference)
     again = answer("push", f"{model}.oci", reference)
     pulled = answer("pull", reference, tmp_path / "pulled")

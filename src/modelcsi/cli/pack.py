@@ -54,7 +54,7 @@ def run_pack(options: argparse.Namespace) -> int:
     began = time.monotonic()
     directory = options.directory.absolute()
     reference = Reference.parse(options.reference)
-    settings = PackSettings(reference, _CODECS[options.format], _source_date_epoch())
+    settings = PackSettings(reference, _CODECS[options.format], _source_date_epoch(), options.keep_times)
     # Before the work and not after it: oras may be missing, the output may be in the way.
     pusher = _pusher(options) if options.push else None
     with _layout_place(directory, options) as output:

@@ -66,8 +66,8 @@ class Environment:
     """A PEM file of the certificate authorities to trust instead of the system's. Default: the system's."""
 
     source_date_epoch: str = field(default="", metadata={"variable": "SOURCE_DATE_EPOCH"})
-    """Seconds since 1970 (reproducible-builds.org), for `modelcsi pack` only: when the model is said to be made, and the latest
-    time that a file in it has. Default: the artifact does not say when it was made, and files keep their times."""
+    """Seconds since 1970 (reproducible-builds.org), for `modelcsi pack` only: when the model is said to be made, and the time of
+    its files; with `--keep-times` their latest. Default: the artifact does not say when it was made, its files are of 1970."""
 
 
 def read_environment(variables: Mapping[str, str] = os.environ) -> Environment:

@@ -101,10 +101,15 @@ def packed(tmp_path: Path) -> Packer:
     """`packed(directory, codec)` is the artifact that packing gives, read back from its layout."""
 
     def run(
-        directory: Path, codec: Codec = RAW, *, output: str = "packed.oci", epoch: int | None = None
+        directory: Path,
+        codec: Codec = RAW,
+        *,
+        output: str = "packed.oci",
+        epoch: int | None = None,
+        keeps_times: bool = False,
     ) -> PackedArtifact:
         layout = tmp_path / output
-        pack(walk(directory), layout, PackSettings(REFERENCE, codec, epoch))
+        pack(walk(directory), layout, PackSettings(REFERENCE, codec, epoch, keeps_times))
         return open_layout(layout, REFERENCE)
 
     return run
