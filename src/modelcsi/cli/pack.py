@@ -20,12 +20,13 @@ from typing import Any
 from modelcsi.artifact.layer import RAW, TAR, TAR_GZIP, TAR_ZSTD
 from modelcsi.cli.build import connections_of, settings_of_flags
 from modelcsi.cli.terminal import drawn
-from modelcsi.config.environment import read_environment
+from modelcsi.config.environment import read_environment, uploads_dir
 from modelcsi.errors import InvalidRequest
 from modelcsi.oci.reference import Reference
 from modelcsi.pack.layout import PackedArtifact, check_output, open_layout
 from modelcsi.pack.pack import Packed, PackSettings, pack
 from modelcsi.pack.push import Pushed, Pusher
+from modelcsi.pack.uploads import UploadRecords
 from modelcsi.pack.walk import Walked, walk
 from modelcsi.pull.progress import Progress
 from modelcsi.quantities import format_seconds, format_size
@@ -114,7 +115,8 @@ def _layout_place(directory: Path, options: argparse.Namespace) -> Iterator[Path
 
 def _pusher(options: argparse.Namespace) -> Pusher:
     connections = connections_of(settings_of_flags(options.docker_config, options.registry_config))
-    return Pusher(connections.transport, connections.hosts, connections.keychain)
+    records = UploadRecords(uploads_dir(read_environment()))
+    return Pusher(connections.transport, connections.hosts, connections.keychain, records=records)
 
 
 def _source_date_epoch() -> int | None:
