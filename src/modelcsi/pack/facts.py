@@ -17,6 +17,8 @@ from modelcsi.pack.classify import FileClass, classify
 from modelcsi.pack.walk import SourceFile
 
 _MAX_CONFIG_BYTES = 1 << 20
+_MAX_DIMENSIONS = 32
+"""Of one tensor; frameworks have 8 or fewer. The product of a million large ones would take hours."""
 _MAX_HEADER_BYTES = 32 << 20
 """Of one safetensors file; its own limit is 100 MB, and the largest that was met has 0.4."""
 
@@ -163,7 +165,9 @@ def _is_tensor(value: object) -> bool:
     if not isinstance(value, dict) or not isinstance(value.get("dtype"), str):
         return False
     shape = value.get("shape")
-    return isinstance(shape, list) and all(type(item) is int and 0 <= item < 1 << 40 for item in shape)
+    if not isinstance(shape, list) or len(shape) > _MAX_DIMENSIONS:
+        return False
+    return all(type(item) is int and 0 <= item < 1 << 40 for item in shape)
 
 
 def _text(value: object, key: str) -> str:

@@ -11,6 +11,9 @@ from modelcsi.pack.facts import ModelFacts, format_count, read_facts
 from modelcsi.pack.walk import walk
 from tests.unit.pack.conftest import safetensors, write
 
+HUGE = json.dumps({"w": {"dtype": "F32", "shape": [99_999_999_999] * 6000}}).encode()
+"""As many parameters as no text of Python's has digits for."""
+
 
 def facts(directory: Path) -> ModelFacts:
     """What the files of a directory tell."""
@@ -74,6 +77,7 @@ def test_without_headers_config_tells_the_precision(tmp_path: Path) -> None:
         struct.pack("<Q", 9) + b'{"a": {}}',
         struct.pack("<Q", 40) + b'{"a": {"dtype": "F32", "shape": [-1, 1]}}',
         struct.pack("<Q", 4000) + b"[" * 4000,
+        struct.pack("<Q", len(HUGE)) + HUGE,
     ],
 )
 def test_malformed_header_tells_nothing(tmp_path: Path, content: bytes) -> None:
