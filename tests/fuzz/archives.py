@@ -29,8 +29,8 @@ _HOSTILE_TARGETS = (
 )  # fmt: skip
 _TYPES = b"\x000123456789ABDEKLMNSVXgxz\xff"
 _NUMBERS = (
-    b"00000000000\0", b"00000000001\0", b"77777777777\0", b"00000001000\0", b"-0000000001\0", b"           \0", b"\x80" + bytes(10) + b"\x05",
-    b"\x80" + b"\xff" * 11, b"\xff" * 12, b"\x80\0\0\0\x7f" + b"\xff" * 7, b"0000000008 \0", b"9" * 12,
+    b"00000000000\0", b"00000000001\0", b"77777777777\0", b"00000001000\0", b"-0000000001\0", b"           \0",
+    b"\x80" + bytes(10) + b"\x05", b"\x80" + b"\xff" * 11, b"\xff" * 12, b"\x80\0\0\0\x7f" + b"\xff" * 7, b"0000000008 \0", b"9" * 12,
 )  # fmt: skip
 _PAX_RECORDS: tuple[tuple[bytes, bytes], ...] = (
     (b"path", b"../x"), (b"path", b"dir/" + b"n" * 300), (b"path", b"d/" * 70 + b"x"), (b"path", b"a\0b"), (b"path", b""),

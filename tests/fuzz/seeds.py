@@ -195,10 +195,17 @@ def patterns() -> list[bytes]:
 def attributes() -> list[bytes]:
     """What pods write."""
     return [
-        _json({"modelRef": "registry.example.com/a/b:v1", "include": '["*.json", "!x"]', "exclude": "a,b", "subPath": "a/b"}),
-        _json({"model.csi.modelpack.org/reference": "a/b@sha256:" + "0" * 64, "excludeModelWeights": "true", "excludeFilePatterns": '["*"]'}),
+        _json(
+            {
+                "modelRef": "registry.example.com/a/b:v1",
+                "include": '["*.json", "!x"]',
+                "exclude": "a,b",
+                "subPath": "a/b",
+            }
+        ),
+        _json({"modelRef": f"a/b@sha256:{'0' * 64}", "excludeModelWeights": "true", "excludeFilePatterns": '["*"]'}),
         _json({"modelRef": "a/b", "layout": "huggingface-hub", "modelName": "org/name", "pullPolicy": "Always"}),
-    ]  # fmt: skip
+    ]
 
 
 def _descriptor(media_type: str, content: bytes) -> dict[str, object]:
