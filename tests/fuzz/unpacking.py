@@ -86,28 +86,27 @@ class Sandbox:
     def _canaries(self) -> tuple[Path, ...]:
         return tuple(self._directory / name for name in ("x", "outside", "modelcsi-escaped"))
 
-    def pull(self, archive: Archive, number: int = 0) -> Path:
-        """The view of an artifact with this archive as its only layer; its kind, and the selection, go by `number`.
+    def pull(self, *archives: Archive, number: int = 0) -> Path:
+        """The view of an artifact with these layers; its kind, and the selection, go by `number`.
 
         Raises what the pull raises.
         """
-        digest = Digest.of(archive.content)
-        layer = {
-            "mediaType": archive.media_type,
-            "digest": str(digest),
-            "size": len(archive.content),
-            "data": base64.b64encode(archive.content).decode(),  # so nobody is asked for it
-            "annotations": {"org.opencontainers.image.title": "models", "io.deis.oras.content.unpack": "true"},
-        }
-        content = json.dumps({"schemaVersion": 2, **_KINDS[number % len(_KINDS)], "layers": [layer]}).encode()
+        document = {"schemaVersion": 2, **_KINDS[number % len(_KINDS)], "layers": [*map(_layer, archives)]}
+        return self.pull_manifest(json.dumps(document).encode(), _SELECTIONS[number // len(_KINDS) % len(_SELECTIONS)])
+
+    def pull_manifest(self, content: bytes, selection: Selection = _SELECTIONS[0]) -> Path:
+        """The view of what a manifest describes, with the layers' bytes in it: nobody is asked for them."""
         manifest = parse_manifest(content)
         assert isinstance(manifest, Manifest)
         artifact = recognise(manifest, Digest.of(content))
-        selection = _SELECTIONS[number // len(_KINDS) % len(_SELECTIONS)]
-        # The repository is never asked: the layer's bytes are in the manifest.
-        repository = cast("Repository", None)
-        resolved = Resolved(Wish(_REFERENCE, PullPolicy.ALWAYS, selection), artifact, content, repository)
-        job = PullJob(resolved, self.store, self._layers, self._queue, lambda *_: None)
+        wish = Wish(_REFERENCE, PullPolicy.ALWAYS, selection)
+        job = PullJob(
+            Resolved(wish, artifact, content, cast("Repository", None)),
+            self.store,
+            self._layers,
+            self._queue,
+            lambda *_: None,
+        )
         job.run()
         if job.error is not None:
             raise job.error
@@ -134,6 +133,16 @@ class Sandbox:
         empty_trash(*self.store.content.take_away(list(self.store.content.digests())))
 
 
+def _layer(archive: Archive) -> dict[str, object]:
+    return {
+        "mediaType": archive.media_type,
+        "digest": str(Digest.of(archive.content)),
+        "size": len(archive.content),
+        "data": base64.b64encode(archive.content).decode(),
+        "annotations": {"org.opencontainers.image.title": "models", "io.deis.oras.content.unpack": "true"},
+    }
+
+
 def _is_untouched(path: Path) -> bool:
     status = path.lstat()
     return stat.S_ISREG(status.st_mode) and (status.st_mode & 0o7777, path.read_bytes()) == (0o640, _CANARY)
@@ -142,14 +151,14 @@ def _is_untouched(path: Path) -> bool:
 def _objections_to_files(root: Path, view: Path | None) -> list[str]:
     """Set-id bits and special files anywhere in the store; in the view also links that lead out, and modes that are not shown."""
     found = []
-    for parent, directories, names in os.walk(root):
+    for parent, directories, names, fd in os.fwalk(root):  # a path in a view may be too long behind the store's
         for name in (*directories, *names):
             path = Path(parent, name)
-            mode = path.lstat().st_mode
+            mode = os.stat(name, dir_fd=fd, follow_symlinks=False).st_mode
             is_shown = view is not None and path.is_relative_to(view)
             if stat.S_ISLNK(mode):
                 if not is_shown or not _stays_inside(path, cast("Path", view)):
-                    found.append(f"{path} leads to {path.readlink()}")
+                    found.append(f"{path} leads to {os.readlink(name, dir_fd=fd)}")
             elif not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
                 found.append(f"{path} is neither a file nor a directory")
             elif mode & 0o7000 or (is_shown and (mode & 0o222 or mode & 0o444 != 0o444)):
@@ -170,7 +179,7 @@ def run(numbers: range, directory: Path) -> Outcome:
     for number in numbers:
         view = None
         try:
-            view = sandbox.pull(mutated(number), number)
+            view = sandbox.pull(mutated(number), number=number)
             outcome.shown += 1
         except ModelCsiError as error:
             outcome.refused[type(error).__name__] += 1
