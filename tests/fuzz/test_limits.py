@@ -35,8 +35,8 @@ _MODELPACK = "application/vnd.cncf.model"
 _KIT = "application/vnd.kitops.modelkit"
 _OLLAMA = "application/vnd.ollama.image"
 _DOCKER = "application/vnd.docker.ai"
-_QUADRATIC = 35
-"""Between 10 and 100; the machine is never idle."""
+_QUADRATIC = 25
+"""Between 10 and 100 (or 40, where only a part of the work is quadratic); the machine is never idle."""
 
 
 @pytest.fixture
@@ -99,9 +99,10 @@ MANIFESTS: dict[str, Callable[[int], tuple[dict[str, Any], bytes | None]]] = {
 @pytest.mark.parametrize("kind", MANIFESTS)
 def test_ten_thousand_layers_take_ten_times_as_long_as_a_thousand(kind: str) -> None:
     """From the bytes of the manifest to the tree, in every kind."""
-    seconds = [_seconds_of_recognising(*MANIFESTS[kind](count)) for count in (MAX_LAYERS // 10, MAX_LAYERS)]
+    few, many = MANIFESTS[kind](MAX_LAYERS // 10), MANIFESTS[kind](MAX_LAYERS)
+    few_seconds = min(_seconds_of_recognising(*few) for _ in range(3))
 
-    assert seconds[1] < seconds[0] * _QUADRATIC
+    assert _seconds_of_recognising(*many) < few_seconds * _QUADRATIC
 
 
 def _seconds_of_recognising(document: dict[str, Any], config: bytes | None) -> float:
