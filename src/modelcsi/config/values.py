@@ -46,6 +46,10 @@ def read_yaml(path: Path) -> Mapping[Hashable, object]:
         raise InvalidRequest(f"{place}{error.problem or error.context}") from error
     except (yaml.YAMLError, ValueError) as error:
         raise InvalidRequest(f"is not YAML: {str(error).splitlines()[0]}") from error
+    except RecursionError as error:
+        raise InvalidRequest("is nested too deeply") from error
+    except (AttributeError, LookupError, TypeError) as error:  # PyYAML's, of a scalar that is not what its tag says
+        raise InvalidRequest("is not YAML: a value does not fit its tag") from error
     return as_mapping(document, "the file") if document is not None else {}
 
 
@@ -89,4 +93,6 @@ def shown(value: object) -> str:
         return "a mapping"
     if isinstance(value, list):
         return "a list"
+    if isinstance(value, int) and value.bit_length() > 64:
+        return "a very large number"  # Python refuses to write out thousands of digits
     return f"the text {value[:60]!r}" if isinstance(value, str) else repr(value)

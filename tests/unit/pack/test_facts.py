@@ -13,6 +13,9 @@ from tests.unit.pack.conftest import gguf, safetensors, write
 
 GGUF: dict[str, Any] = {"general.architecture": "qwen3", "general.file_type": 15, "general.license": "mit"}
 
+HUGE = json.dumps({"w": {"dtype": "F32", "shape": [99_999_999_999] * 6000}}).encode()
+"""As many parameters as no text of Python's has digits for."""
+
 
 def facts(directory: Path) -> ModelFacts:
     """What the files of a directory tell."""
@@ -76,6 +79,7 @@ def test_without_headers_config_tells_the_precision(tmp_path: Path) -> None:
         struct.pack("<Q", 9) + b'{"a": {}}',
         struct.pack("<Q", 40) + b'{"a": {"dtype": "F32", "shape": [-1, 1]}}',
         struct.pack("<Q", 4000) + b"[" * 4000,
+        struct.pack("<Q", len(HUGE)) + HUGE,
     ],
 )
 def test_malformed_header_tells_nothing(tmp_path: Path, content: bytes) -> None:

@@ -214,7 +214,14 @@ def test_open_mirrors_of_all_registries_are_not_used(tmp_path: Path, caplog: pyt
 
 @pytest.mark.parametrize(
     "text",
-    ["server = ", 'server = "ftp://x"', 'server = "https://u:hunter2@x"', "ca = 7", "client = [[]]"]
+    [
+        f"server = {'[' * 5000}",
+        "server = ",
+        'server = "ftp://x"',
+        'server = "https://u:hunter2@x"',
+        "ca = 7",
+        "client = [[]]",
+    ]
     + [f'[host."https://m"]\n{line}' for line in _UNUSABLE_LINES]
     + ["host = 7", "[host]\nx = 7", '[host."ftp://hunter2@m"]'],
 )
