@@ -91,7 +91,10 @@ def _read(directory: Path) -> Mapping[str, Any]:
         return {}
     except OSError as error:
         raise InvalidRequest(f"{path} cannot be read: {error.strerror}") from error
-    except (ValueError, RecursionError) as error:  # tomllib.TOMLDecodeError and UnicodeDecodeError; arrays in arrays in …
+    except (
+        ValueError,
+        RecursionError,
+    ) as error:  # tomllib.TOMLDecodeError and UnicodeDecodeError; arrays in arrays in …
         raise InvalidRequest(f"{path} is not TOML: {error}") from error
 
 
