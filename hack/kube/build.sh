@@ -34,7 +34,7 @@ module() {
 
 # The Go proxy has no release of Kubernetes that stamps itself: without -X every program says v0.0.0-master, and so does the node.
 link_flags() {
-  local version name=k8s.io/component-base/version
+  local version name=k8s.io/component-base/version flags="-s -w"
   case $1 in
     csi-provisioner)
       version=$(required "$1" github.com/kubernetes-csi/external-provisioner/v6)
@@ -43,6 +43,13 @@ link_flags() {
     kube*)
       version=$(required "$1" k8s.io/kubernetes)
       echo "-s -w -X $name.gitVersion=$version -X $name.gitMajor=1 -X $name.gitMinor=$(cut -d. -f2 <<<"$version")"
+      ;;
+    helm) # else it renders for Kubernetes 1.20, and refuses charts for later ones
+      version=$(required kubectl k8s.io/kubernetes | cut -d. -f2)
+      for name in chartutil lint/rules; do
+        flags+=" -X helm.sh/helm/v3/pkg/$name.k8sVersionMajor=1 -X helm.sh/helm/v3/pkg/$name.k8sVersionMinor=$version"
+      done
+      echo "$flags"
       ;;
     *) echo "-s -w " ;;
   esac

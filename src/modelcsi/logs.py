@@ -33,7 +33,9 @@ _CREDENTIALS = re.compile(
     r"|\b((?i:bearer|basic)\s+)(?=\S*[A-Z0-9])[\w.~+/=-]{8,}"
 )
 _USERINFO = re.compile(r"(://)[^\s/@'\"]+@")
-_QUERY = re.compile(r"(/[^\s?'\"<>]*)\?[^\s'\"<>]*=[^\s'\"<>]*")
+# A word with a question mark. It begins where a word does and gives nothing back: from each slash of a long one, an expression
+# for the query alone would read to the end again, and nobody else runs meanwhile.
+_ASKING = re.compile(r"(?<![^\s'\"<>])[^\s'\"<>?]*+\?[^\s'\"<>]*+")
 _MASK = "***"
 
 # One record is one line, whatever a registry or a pod author wrote into a name; tracebacks come after it.
@@ -68,7 +70,15 @@ def masked(text: str) -> str:
     """`text` without what looks like a credential."""
     text = _CREDENTIALS.sub(lambda match: f"{match[1] or match[2]}{_MASK}", text)
     text = _USERINFO.sub(rf"\1{_MASK}@", text)
-    return _QUERY.sub(rf"\1?{_MASK}", text)
+    return _ASKING.sub(_without_query, text)
+
+
+def _without_query(word: re.Match[str]) -> str:
+    """A path and what follows its question mark, which is a query if it sets something."""
+    text = word[0]
+    slash = text.find("/")
+    mark = text.find("?", slash) if slash >= 0 else -1
+    return f"{text[:mark]}?{_MASK}" if mark >= 0 and "=" in text[mark:] else text
 
 
 class TextFormatter(logging.Formatter):

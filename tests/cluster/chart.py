@@ -12,6 +12,8 @@ from typing import Any
 import pytest
 import yaml
 
+from modelcsi.config.values import StrictLoader
+
 ROOT = Path(__file__).resolve().parents[2]
 CHART = ROOT / "charts" / "model-csi-driver"
 _HELM = ROOT / "hack" / "helm"
@@ -100,4 +102,4 @@ def render(
     """Every object of an install, or an upgrade, with these values."""
     where = ("--namespace", namespace, "--kube-version", kube_version, *(["--is-upgrade"] if is_upgrade else []))
     text = helm("template", release, str(CHART), *where, values=values or {})
-    return Manifests(tuple(item for item in yaml.safe_load_all(text) if item))
+    return Manifests(tuple(item for item in yaml.load_all(text, Loader=StrictLoader) if isinstance(item, dict)))

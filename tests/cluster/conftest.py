@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from tests.cluster import node as own
+from tests.cluster.claims import Classes
 from tests.cluster.diagnosis import TEST_NAMESPACES, diagnosis
 from tests.cluster.kubectl import Kubectl
 from tests.cluster.registries import ClusterRegistry, Registries
@@ -71,6 +72,16 @@ def driver(release: Release) -> Release:
     """The driver with the default values, ready. A test that wants others says `driver.ensure({...})`; the next has the default."""
     release.ensure()
     return release
+
+
+@pytest.fixture
+def classes(release: Release) -> Iterator[Classes]:
+    """StorageClasses, with the chart's controller ready. Name it before `kubectl`: claims go before their classes."""
+    release.ensure({"controller": {"enabled": True}})
+    with ExitStack() as stack:
+        made = Classes(release, stack)
+        made.wait_until_ready()
+        yield made
 
 
 @pytest.fixture

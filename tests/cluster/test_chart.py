@@ -47,6 +47,11 @@ def test_every_object_has_the_api_servers_form(values: dict[str, Any], version: 
             kubernetes_validate.validate(item, version, strict=True)
 
 
+def test_helm_renders_without_being_told_a_version() -> None:
+    """A helm that believes in an old Kubernetes refuses the chart; hack/cluster builds one of the cluster's."""
+    assert "kind: DaemonSet" in helm("template", "release", str(CHART))
+
+
 def test_nothing_is_there_twice(values: dict[str, Any]) -> None:
     """Two objects of one name overwrite each other, two keys of a mapping too."""
     manifests = render(values)
@@ -55,6 +60,36 @@ def test_nothing_is_there_twice(values: dict[str, Any]) -> None:
 
     assert sorted(set(names), key=str) == sorted(names, key=str)
     assert sorted(set(mounts)) == sorted(mounts)
+
+
+def test_labels_and_annotations_of_users_replace_none_of_ours(values: dict[str, Any]) -> None:
+    """A key that is there twice is an error of YAML for some tools, and a surprise with the others."""
+    ours = {
+        "app.kubernetes.io/name",
+        "app.kubernetes.io/instance",
+        "app.kubernetes.io/version",
+        "app.kubernetes.io/managed-by",
+        "helm.sh/chart",
+        "security.openshift.io/csi-ephemeral-volume-profile",
+    }
+    labels = {**dict.fromkeys(ours, "mine"), "release": "mine"}
+    pods = {"podAnnotations": {"checksum/restart": "mine", "kubectl.kubernetes.io/default-container": "mine"}}
+    monitors = {name: {**value, "labels": labels} for name, value in values.get("monitoring", {}).items()}
+    changed: dict[str, Any] = {
+        **values,
+        **pods,
+        "commonLabels": {**labels, "example.com/part": "kept"},
+        "podLabels": labels,
+    }
+    changed["controller"] = {**values.get("controller", {}), **pods, "podLabels": labels}
+    changed["monitoring"] = monitors
+    before, after = render(values).objects, render(changed).objects
+
+    for old, new in zip(before, after, strict=True):
+        there = {key: value for key, value in old["metadata"]["labels"].items() if key in ours}
+
+        assert there.items() <= new["metadata"]["labels"].items()
+        assert "kept" == new["metadata"]["labels"]["example.com/part"]
 
 
 def test_every_mount_has_its_volume(values: dict[str, Any]) -> None:
@@ -129,6 +164,20 @@ def test_mistyped_value_is_refused_by_its_name(typo: dict[str, Any], words: list
             "registryHosts and config.registry.config_path: set one of them",
         ),
         (
+            {
+                "registryHosts": {"a.example.com": {"ca.crt": ""}},
+                "config": {"extra": {"registry": {"config_path": "/etc/certs.d"}}},
+            },
+            "config.extra.registry.config_path: other values decide it: registryHosts",
+        ),
+        (
+            {
+                "credentialProvider": {"binDir": "/opt/bin", "configFile": "/opt/config"},
+                "config": {"extra": {"registry": {"credential_provider_bin_dir": "/opt/other"}}},
+            },
+            "config.extra.registry.credential_provider_bin_dir: other values decide it: credentialProvider",
+        ),
+        (
             {"config": {"registryAuths": {"a.example.com": {}}, "dockerConfigSecret": "mine"}},
             "config.registryAuths and config.dockerConfigSecret: set one of them",
         ),
@@ -185,6 +234,27 @@ def test_every_value_is_used_by_a_template() -> None:
     unused = [name for name in names if not re.search(rf"\.{re.escape(name.rpartition('.')[2])}\b", templates)]
 
     assert sorted(unused) == []
+
+
+def test_pod_of_helm_test_goes_where_the_driver_is() -> None:
+    """On a node without a driver it would wait for ever."""
+    manifests = render(values_of("everything"))
+    (pod,) = manifests.of("Pod")
+    wanted = {name: manifests.node_pod()[name] for name in ("nodeSelector", "tolerations", "affinity")}
+
+    assert wanted == {name: pod["spec"][name] for name in wanted}
+
+
+def test_pod_of_helm_test_is_whom_openshift_lets_it_be() -> None:
+    """Elsewhere a user of its own: the image's is root."""
+    plain, openshift = (
+        render({"test": {"modelRef": "a.example.com/b:v1"}, "openshift": {"enabled": enabled}})
+        .one("Pod")["spec"]["securityContext"]
+        .get("runAsUser")
+        for enabled in (False, True)
+    )
+
+    assert (65532, None) == (plain, openshift)
 
 
 def test_version_is_the_projects() -> None:

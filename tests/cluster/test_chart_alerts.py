@@ -9,7 +9,7 @@ import pytest
 
 from modelcsi import errors
 from modelcsi.metrics import Gauge, Metrics
-from tests.cluster.chart import NEEDS_HELM, render
+from tests.cluster.chart import NEEDS_HELM, Object, render
 
 pytestmark = NEEDS_HELM
 
@@ -68,3 +68,23 @@ def test_monitor_finds_the_metrics_port(name: str) -> None:
 
     assert [("metrics", "/metrics")] == [(item["port"], item["path"]) for item in plain[endpoints]]
     assert ["/metrics", "/metrics/detail"] == [item["path"] for item in detailed[endpoints]]
+
+
+def test_service_monitor_finds_what_the_pod_monitor_finds() -> None:
+    """Nodes and controller, each behind a Service of its own."""
+    enabled = {"enabled": True}
+    manifests = render({"controller": enabled, "monitoring": {"podMonitor": enabled, "serviceMonitor": enabled}})
+    selector = manifests.one("ServiceMonitor")["spec"]["selector"]
+    pods = [manifests.one(kind)["spec"]["template"]["metadata"]["labels"] for kind in ("DaemonSet", "Deployment")]
+    services = manifests.of("Service")
+    found = [service for service in services if _is_selected(selector, service["metadata"]["labels"])]
+    behind = [[service["spec"]["selector"].items() <= labels.items() for labels in pods] for service in found]
+
+    assert manifests.one("PodMonitor")["spec"]["selector"] == selector
+    assert [[True, False], [False, True]] == sorted(behind, reverse=True)
+
+
+def _is_selected(selector: Object, labels: Object) -> bool:
+    (expression,) = selector["matchExpressions"]
+    is_among = expression["operator"] == "In" and labels.get(expression["key"]) in expression["values"]
+    return is_among and selector["matchLabels"].items() <= labels.items()

@@ -105,6 +105,16 @@ def test_kubelets_root_is_taken_everywhere(tmp_path: Path) -> None:
     assert not [path for path in (*paths.values(), *on_node.values()) if path.startswith("/var/lib/kubelet")]
 
 
+def test_pods_wait_for_a_disk_of_their_own_where_told() -> None:
+    """Else kubelet makes the directory, on whatever disk is there."""
+    types = [
+        next(item["hostPath"]["type"] for item in render(values).node_pod()["volumes"] if item["name"] == "root-dir")
+        for values in ({}, {"rootDirType": "Directory"})
+    ]
+
+    assert ["DirectoryOrCreate", "Directory"] == types
+
+
 @pytest.mark.parametrize(
     "config",
     [
@@ -191,6 +201,25 @@ def test_names_of_models_are_told_to_a_monitor_that_wants_them(monitor: str, tmp
     ]
 
     assert [True, False, False] == shown
+
+
+def test_variables_that_the_file_names_are_in_both_pods() -> None:
+    """`metrics_addr: tcp://$HOST_IP:5244` ends a driver that has no HOST_IP; the controller reads the same file."""
+    variable = {"name": "HOST_IP", "valueFrom": {"fieldRef": {"fieldPath": "status.hostIP"}}}
+    values = {
+        "config": {"metricsAddr": "tcp://$HOST_IP:5244"},
+        "env": [variable],
+        "controller": {"enabled": True},
+    }
+    manifests = render(values)
+    (controller,) = [
+        container
+        for container in manifests.one("Deployment")["spec"]["template"]["spec"]["containers"]
+        if container["name"] == "model-csi-controller"
+    ]
+
+    assert variable in manifests.driver()["env"]
+    assert variable in controller["env"]
 
 
 def test_token_requests_follow_the_configuration() -> None:

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
-from contextlib import ExitStack
 from typing import Any
 
 import pytest
@@ -19,21 +17,10 @@ from tests.integration.credentials import HTPASSWD, PASSWORD, docker_secret
 from tests.integration.driver import SERVICE_NAME
 from tests.integration.models import MIB, promised
 
-_WITH_CONTROLLER = {"controller": {"enabled": True}}
 _WITH_SECRETS = {"controller": {"enabled": True, "provisioner": {"secrets": True}}}
 _SECRET = {"name": "registry", "namespace": "${pvc.namespace}"}
 _PROVISIONER_SECRET = {f"csi.storage.k8s.io/provisioner-secret-{key}": value for key, value in _SECRET.items()}
 _NODE_SECRET = {f"csi.storage.k8s.io/node-publish-secret-{key}": value for key, value in _SECRET.items()}
-
-
-@pytest.fixture
-def classes(release: Release) -> Iterator[Classes]:
-    """StorageClasses, with the chart's controller ready. Name it before `kubectl`: claims go before their classes."""
-    release.ensure(_WITH_CONTROLLER)
-    with ExitStack() as stack:
-        made = Classes(release, stack)
-        made.wait_until_ready()
-        yield made
 
 
 @pytest.mark.parametrize("binding", ["Immediate", "WaitForFirstConsumer"])

@@ -34,6 +34,16 @@ class PushFaults:
     """Every PUT of a blob is answered with this status."""
     location: str = ""
     """Where every upload is said to go, instead of here."""
+    cut_part: int = 0
+    """PATCHes whose connection is closed in the middle of the body; what came before is kept."""
+    cut_after: int = 0
+    """So many PATCHes are well before those."""
+    signs_position: bool = False
+    """As distribution: an upload goes on only where a whole PATCH had ended."""
+    part_status: int = 0
+    """Every PATCH is answered with this status, after its body was read."""
+    second_part_status: int = 0
+    """Every PATCH but the first one of an upload is."""
 
 
 @dataclass
@@ -51,6 +61,10 @@ class PushRegistry:
     """Of a server; None speaks plain HTTP."""
     scopes: list[str] = field(default_factory=list)
     """Asked of the token service."""
+    uploads: dict[str, bytearray] = field(default_factory=dict)
+    """What arrived in parts, by the upload's name."""
+    received: int = 0
+    """Bytes of blobs, wherever they went."""
 
     def __post_init__(self) -> None:
         registry = self
@@ -106,6 +120,13 @@ class _Handler(BaseHTTPRequestHandler):
     def do_GET(self) -> None:
         if self.path.startswith("/token"):
             self._give_token()
+        elif "/blobs/uploads/" in self.path:
+            self._count("upload")
+            if self._is_admitted("pull,push"):
+                if self._is_known():
+                    self._answer(204, self._progress())
+                else:
+                    self._answer(404, body=b'{"errors":[{"code":"BLOB_UPLOAD_INVALID"}]}')
         else:
             self._answer(200)
 
@@ -113,7 +134,34 @@ class _Handler(BaseHTTPRequestHandler):
         self._count("blob")
         self._body()
         if self._is_admitted("pull,push"):
-            self._answer(202, {"Location": self.state.faults.location or f"{_REPOSITORY}blobs/uploads/1?_state=a%2Fb"})
+            with self.state.lock:
+                name = str(len(self.state.uploads) + 1)
+                self.state.uploads[name] = bytearray()
+            self._answer(202, {"Location": self.state.faults.location or self._location(name)})
+
+    def do_PATCH(self) -> None:
+        self._count("blob")
+        faults = self.state.faults
+        size = int(self.headers["Content-Length"])
+        if faults.cut_part and not self.state.take_fault("cut_after"):
+            self.state.take_fault("cut_part")
+            self.state.uploads[self._upload()] += self.rfile.read(size // 2)
+            self.close_connection = True
+            return
+        kept = len(self.state.uploads.get(self._upload(), b""))
+        body = self._body()
+        status = faults.part_status or (faults.second_part_status if kept else 0)
+        if len(body) < size:
+            self.close_connection = True  # the client has given up
+        elif not self._is_admitted("pull,push"):
+            pass
+        elif status or not self._is_known():
+            self._answer(status or 404, body=b'{"errors":[{"code":"SOME","message":"reason"}]}')
+        elif self.headers["Content-Range"] != f"{kept}-{kept + size - 1}":
+            self._answer(416)
+        else:
+            self.state.uploads[self._upload()] += body
+            self._answer(202, self._progress())
 
     def do_PUT(self) -> None:
         kind = "manifest" if "/manifests/" in self.path else "blob"
@@ -138,13 +186,31 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _store(self, body: bytes) -> None:
         query = parse_qs(urlsplit(self.path).query)
-        assert query["_state"] == ["a/b"], "the location is kept as it was told"
+        assert query["_state"][0].startswith("a/b"), "the location is kept as it was told"
         digest = query["digest"][0]
+        body = bytes(self.state.uploads.pop(self._upload(), b"")) + body
         if str(Digest.of(body)) != digest:
             self._answer(400, body=b'{"errors":[{"code":"DIGEST_INVALID"}]}')
         else:
             self.state.blobs[digest] = body
             self._answer(201)
+
+    def _upload(self) -> str:
+        """The name of the upload that the path leads to."""
+        return urlsplit(self.path).path.rpartition("/")[2]
+
+    def _is_known(self) -> bool:
+        upload = self.state.uploads.get(self._upload())
+        position = parse_qs(urlsplit(self.path).query)["_state"][0].removeprefix("a/b")
+        return upload is not None and (not self.state.faults.signs_position or int(position or 0) == len(upload))
+
+    def _location(self, name: str) -> str:
+        position = len(self.state.uploads[name]) if self.state.faults.signs_position else ""
+        return f"{_REPOSITORY}blobs/uploads/{name}?_state=a%2Fb{position}"
+
+    def _progress(self) -> dict[str, str]:
+        last = max(0, len(self.state.uploads[self._upload()]) - 1)
+        return {"Location": self._location(self._upload()), "Range": f"0-{last}"}
 
     def _is_admitted(self, scope: str) -> bool:
         wanted = f"repository:m/x:{scope}"
@@ -174,7 +240,10 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _body(self) -> bytes:
         assert "Transfer-Encoding" not in self.headers, "some registries refuse chunked bodies"
-        return self.rfile.read(int(self.headers["Content-Length"]))
+        body = self.rfile.read(int(self.headers["Content-Length"]))
+        with self.state.lock:
+            self.state.received += len(body) if "/blobs/" in self.path else 0
+        return body
 
     def _answer(self, status: int, headers: dict[str, str] | None = None, body: bytes = b"") -> None:
         self.send_response(status)

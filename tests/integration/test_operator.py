@@ -299,3 +299,21 @@ def test_controller_process(make_driver: MakeDriver) -> None:
     assert driver.stop() < 5
     assert 0 == driver.wait()
     assert not driver.root_dir.exists()
+
+
+def test_controller_reads_its_configuration_again(make_driver: MakeDriver) -> None:
+    """As the node does: a new log level counts at once, and a file that cannot be used is reported and counted."""
+    driver = make_driver({"log_level": "info"}, starts=False)
+    driver.arguments = ("controller",)
+    driver.metrics_port = free_port()
+    driver.write_config({"log_level": "info"})
+    driver.start()
+    driver.write_config({"log_level": "debug"})
+    eventually(lambda: "is in force" in driver.log_text(), "the change is seen", seconds=10)
+    driver.kubelet.probe()
+    eventually(lambda: '"level": "debug"' in driver.log_text(), "it counts", seconds=5)
+    driver.write_config({"log_levle": "info"})
+    eventually(lambda: "model_csi_config_rejected 1.0" in page(driver, "/metrics")[1], "it is counted", seconds=10)
+
+    assert "log_levle" in driver.log_text()
+    assert driver.stop() < 5

@@ -18,6 +18,8 @@ from tests.integration.registry import DockerRegistry, running_docker_registry
 
 FORMATS = ("raw", "tar", "tar+gzip", "tar+zstd")
 MIB = 1 << 20
+LARGE = 700 * MIB
+"""Several parts of an upload, the last one incomplete."""
 MODES = {
     "config.json": 0o644,
     "model-00001-of-00002.safetensors": 0o644,
@@ -60,6 +62,14 @@ def tree(root: Path) -> dict[str, tuple[bytes, bool, int]]:
     }
 
 
+@pytest.fixture(autouse=True)
+def cache_home(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Where interrupted pushes are noted."""
+    directory = tmp_path_factory.mktemp("cache")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(directory))
+    return directory
+
+
 @pytest.fixture
 def model(tmp_path: Path) -> Path:
     """A directory of random files; 3 MiB, so that no buffer holds a file at once."""
@@ -80,7 +90,7 @@ def test_packed_model_comes_back_as_it_was(
 ) -> None:
     """Every format goes to the registry and comes back bit for bit, with its modes and times; the second push sends nothing."""
     reference = f"{docker_registry.host}/pack/{layer_format.replace('+', '-')}:v1"
-    packed = answer("pack", model, reference, "--format", layer_format)
+    packed = answer("pack", model, reference, "--format", layer_format, "--keep-times")
     pushed = answer("push", f"{model}.oci", reference)
     again = answer("push", f"{model}.oci", reference)
     pulled = answer("pull", reference, tmp_path / "pulled")
@@ -184,3 +194,60 @@ def test_memory_of_a_push_is_bounded(docker_registry: DockerRegistry, tmp_path: 
     result = subprocess.run(["bash", "-c", command], capture_output=True, text=True, check=False)
 
     assert (0, "") == (result.returncode, result.stderr)
+
+
+def uploaded_bytes(registry: DockerRegistry, repository: str) -> int:
+    """How much of unfinished uploads the registry holds."""
+    uploads = registry.storage / "docker/registry/v2/repositories" / repository / "_uploads"
+    return sum(path.stat().st_size for path in uploads.glob("*/data"))
+
+
+def interrupted(signal_number: int, registry: DockerRegistry, layout: Path, repository: str, size: int) -> int:
+    """A push that gets a signal when the registry has `size` bytes of the upload; its exit status."""
+    process = subprocess.Popen(
+        [sys.executable, "-m", "modelcsi.cli.main", "push", layout, f"{registry.host}/{repository}:v1"],
+        env={**os.environ, "DOCKER_CONFIG": "/nonexistent"},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    )
+    while uploaded_bytes(registry, repository) < size:
+        assert process.poll() is None, process.communicate()
+    process.send_signal(signal_number)
+    process.communicate(timeout=60)
+    return process.returncode
+
+
+def test_push_that_is_interrupted_goes_on_inside_a_blob(
+    docker_registry: DockerRegistry, tmp_path: Path, cache_home: Path
+) -> None:
+    """Ctrl-C in the middle of a large blob, twice: neither time what had arrived is sent again."""
+    (tmp_path / "large").mkdir()
+    with (tmp_path / "large" / "model.safetensors").open("wb") as file:
+        file.truncate(LARGE)
+    layout = tmp_path / "large.oci"
+    answer("pack", tmp_path / "large", "registry.test/a/b:v1")
+    statuses = [
+        interrupted(signal.SIGINT, docker_registry, layout, "pack/interrupted", size) for size in (1, 200 * MIB)
+    ]
+    kept = uploaded_bytes(docker_registry, "pack/interrupted")
+    pushed = answer("push", layout, f"{docker_registry.host}/pack/interrupted:v1")
+
+    assert [130, 130] == statuses
+    assert 200 * MIB <= kept < LARGE
+    assert LARGE - kept == pushed["sent_bytes"]
+    assert [] == list(cache_home.rglob("*/uploads/*"))
+
+
+def test_push_that_was_killed_is_made_again(docker_registry: DockerRegistry, tmp_path: Path) -> None:
+    """SIGKILL may come within a part, where this registry cannot go on: then the blob begins anew, and arrives."""
+    (tmp_path / "large").mkdir()
+    with (tmp_path / "large" / "model.safetensors").open("wb") as file:
+        file.truncate(LARGE)
+    layout = tmp_path / "large.oci"
+    packed = answer("pack", tmp_path / "large", "registry.test/a/b:v1")
+    status = interrupted(signal.SIGKILL, docker_registry, layout, "pack/killed", 100 * MIB)
+    pushed = answer("push", layout, f"{docker_registry.host}/pack/killed:v1")
+
+    assert -signal.SIGKILL == status
+    assert packed["digest"] == pushed["digest"]
+    assert LARGE >= pushed["sent_bytes"]

@@ -28,7 +28,13 @@
 {{- if not .Values.registrar.enabled -}}
 {{- $_ := set $file "kubelet_registration_path" (printf "%s/csi.sock" (include "modelcsi.pluginDir" .)) -}}
 {{- end -}}
-{{- toYaml (mergeOverwrite (deepCopy $file) (deepCopy $extra)) }}
+{{- $merged := mergeOverwrite (deepCopy $file) (deepCopy $extra) -}}
+{{- range $key, $value := $file.registry | default dict -}}
+{{- if and (has $key (list "config_path" "credential_provider_config" "credential_provider_bin_dir")) (ne $value (get $merged.registry $key)) -}}
+{{- fail (printf "config.extra.registry.%s: other values decide it: %s" $key (ternary "registryHosts" "credentialProvider" (eq $key "config_path"))) -}}
+{{- end -}}
+{{- end -}}
+{{- toYaml $merged }}
 {{- end }}
 
 {{/* kubelet's directories below its root belong to kubelet, and the driver mounts them beside its own. */}}
@@ -71,6 +77,20 @@
 {{- end -}}
 {{- end -}}
 {{- toYaml $requests }}
+{{- end }}
+
+{{/* Not empty if the driver on nodes asks the API server anything: the rule of cli/cluster.py. */}}
+{{- define "modelcsi.asksApi" -}}
+{{- $config := include "modelcsi.config" . | fromYaml -}}
+{{- $kubernetes := $config.kubernetes | default dict -}}
+{{- $registry := $config.registry | default dict -}}
+{{- $features := or $kubernetes.events $kubernetes.watch_pods $kubernetes.pull_secrets $kubernetes.node_labels -}}
+{{- if or $features $registry.service_account_tokens (kindIs "map" $registry.node_credentials) }}yes{{ end }}
+{{- end }}
+
+{{/* Not empty if it does so with the token of its service account. */}}
+{{- define "modelcsi.usesToken" -}}
+{{- if and (include "modelcsi.asksApi" .) (not (include "modelcsi.config" . | fromYaml | dig "kubernetes" "kubeconfig" "")) }}yes{{ end }}
 {{- end }}
 
 {{/* Changes when the driver must be started again: another value of a key that it reads once. Other keys it reads again by itself,

@@ -34,18 +34,27 @@ app.kubernetes.io/name: {{ printf "%s-controller" (include "modelcsi.name" .) | 
 app.kubernetes.io/instance: {{ .Release.Name }}
 {{- end }}
 
-{{- define "modelcsi.commonLabels" -}}
-helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" | trunc 63 | trimSuffix "-" }}
-app.kubernetes.io/version: {{ .Chart.AppVersion | quote }}
-app.kubernetes.io/managed-by: {{ .Release.Service }}
-{{- with .Values.commonLabels }}
-{{ toYaml . }}
+{{/* Without those of selectors: of objects that no selector may find. (root, labels) -> YAML; what is written here wins over the
+     labels, and those over commonLabels, since a key that is there twice makes an object invalid. */}}
+{{- define "modelcsi.commonLabelsWith" -}}
+{{- $root := index . 0 -}}
+{{- $chart := printf "%s-%s" $root.Chart.Name $root.Chart.Version | replace "+" "_" | trunc 63 | trimSuffix "-" -}}
+{{- $own := dict "helm.sh/chart" $chart "app.kubernetes.io/version" $root.Chart.AppVersion "app.kubernetes.io/managed-by" $root.Release.Service -}}
+{{- $others := merge (dict) (index . 1 | default dict) ($root.Values.commonLabels | default dict) -}}
+{{- toYaml (merge $own (omit $others "app.kubernetes.io/name" "app.kubernetes.io/instance")) }}
 {{- end }}
+
+{{- define "modelcsi.commonLabels" -}}
+{{- include "modelcsi.commonLabelsWith" (list . dict) }}
+{{- end }}
+
+{{- define "modelcsi.labelsWith" -}}
+{{ include "modelcsi.selectorLabels" (index . 0) }}
+{{ include "modelcsi.commonLabelsWith" . }}
 {{- end }}
 
 {{- define "modelcsi.labels" -}}
-{{ include "modelcsi.selectorLabels" . }}
-{{ include "modelcsi.commonLabels" . }}
+{{ include "modelcsi.labelsWith" (list . dict) }}
 {{- end }}
 
 {{- define "modelcsi.controllerLabels" -}}
@@ -78,11 +87,15 @@ readOnlyRootFilesystem: true
 capabilities: {drop: [ALL]}
 {{- end }}
 
-{{/* The sidecars beside the driver open its socket, which is root's; they need nothing else. */}}
+{{/* The sidecars beside the driver open its socket, which is root's; they need nothing else. Where SELinux is enforced, as OpenShift
+     does, an ordinary container opens no socket in a host path: spc_t, the type of privileged ones, does. */}}
 {{- define "modelcsi.sidecarSecurityContext" -}}
 {{ include "modelcsi.restrictedSecurityContext" . }}
 runAsUser: 0
 runAsGroup: 0
+{{- if .Values.openshift.enabled }}
+seLinuxOptions: {type: spc_t}
+{{- end }}
 {{- end }}
 
 {{- define "modelcsi.pluginDir" -}}
@@ -110,4 +123,19 @@ exec: {command: [stat, /csi/csi.sock]}
 {{- with index . 2 }}
 {{ toYaml . }}
 {{- end }}
+{{- end }}
+
+{{/* What kubelet would mount into every container: a token of the pod's account, for the one container that asks the API server.
+     Renewed by kubelet; both programs read it again. */}}
+{{- define "modelcsi.tokenVolume" -}}
+- name: api-access
+  projected:
+    sources:
+      - serviceAccountToken: {path: token, expirationSeconds: 3600}
+      - configMap: {name: kube-root-ca.crt, items: [{key: ca.crt, path: ca.crt}]}
+      - downwardAPI: {items: [{path: namespace, fieldRef: {fieldPath: metadata.namespace}}]}
+{{- end }}
+
+{{- define "modelcsi.tokenMount" -}}
+- {name: api-access, mountPath: /var/run/secrets/kubernetes.io/serviceaccount, readOnly: true}
 {{- end }}

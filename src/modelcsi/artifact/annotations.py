@@ -20,6 +20,9 @@ _METADATA_KEYS = (
     "org.cnai.model.file.metadata+json",
     "org.cnai.model.file.metadata",  # model-spec v0.0.4 only
 )
+PRODUCER_KEY = "org.modelpack.csi.model.producer"
+PRODUCER = "modelcsi"
+"""What `modelcsi pack` calls itself in the manifest. Without a version, which would change the digest with every release."""
 _TIME = re.compile(
     r"(\d{4})-(\d\d)-(\d\d)[Tt](\d\d):(\d\d):(\d\d)(?:\.(\d{1,9}))?(?:[Zz]|([+-])(\d\d):(\d\d))", re.ASCII
 )

@@ -9,7 +9,7 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-from modelcsi.artifact.annotations import TITLE_KEY, filepath_annotation, parse_file_metadata
+from modelcsi.artifact.annotations import PRODUCER, PRODUCER_KEY, TITLE_KEY, filepath_annotation, parse_file_metadata
 from modelcsi.artifact.mediatypes import EMPTY
 from modelcsi.errors import UnsupportedArtifact
 from modelcsi.oci.descriptor import Descriptor
@@ -66,6 +66,8 @@ def producer_of(manifest: Manifest, config: Mapping[str, Any]) -> str | None:
     annotations = manifest.annotations
     types = [manifest.artifact_type or "", manifest.config.media_type if manifest.config else ""]
     types += [layer.media_type for layer in manifest.layers]
+    if annotations.get(PRODUCER_KEY) == PRODUCER:
+        return PRODUCER
     if any(key.startswith("ml.kitops.") for key in annotations) or _has_type(types, "application/vnd.kitops."):
         return " ".join(filter(None, ("KitOps", annotations.get("ml.kitops.modelkit.cli-version", "")[:_MAX_TEXT])))
     if annotations.keys() & {"org.cncf.modctl.modelfile", "org.cnai.modctl.modelfile"}:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from modelcsi.config.environment import Environment, docker_config_dir, read_environment
 from modelcsi.registry.client import Registry
 from modelcsi.registry.credentials import Keychain, Sources
 from modelcsi.registry.hosts import Hosts
+from modelcsi.registry.hosts_files import HostsFiles
 from modelcsi.registry.proxies import ProxySettings
 from modelcsi.registry.transport import HttpTransport, Transport
 
@@ -53,9 +54,10 @@ def connections_of(settings: RegistrySettings) -> Connections:
         no_proxy=environment.no_proxy,
     )
     ca_file = Path(environment.ssl_cert_file) if environment.ssl_cert_file else None
-    keychain = Keychain(settings.docker_config_dir, settings.sources)
+    files = HostsFiles(settings.hosts_dir)
+    keychain = Keychain(settings.docker_config_dir, replace(settings.sources or Sources(), hosts=files))
     transport = HttpTransport(proxies=proxies, ca_file=ca_file)
-    return Connections(transport, Hosts(keychain.scheme, settings.hosts_dir), keychain)
+    return Connections(transport, Hosts(keychain.scheme, files), keychain)
 
 
 def settings_of_flags(docker_config: Path | None, hosts_dir: Path | None) -> RegistrySettings:

@@ -128,8 +128,8 @@ def _add_model_commands(commands: _Commands) -> None:
         "Writes an OCI image layout beside DIR (or to --output), or with --push straight to the registry.\n"
         "One layer per file; what a file is (weight, weight.config, code, doc, dataset) is told by its name.\n"
         "Links inside DIR are followed, links that leave it are refused; .git, .cache and the like are left out.\n\n"
-        "The same files, modes and times give the same digest; with SOURCE_DATE_EPOCH (seconds since 1970)\n"
-        "no file is younger than that, and the artifact says that it was made then.",
+        "The same files and modes give the same digest, whatever their times: in the artifact every file is of 1970.\n"
+        "With SOURCE_DATE_EPOCH (seconds since 1970) they are of that time, and the artifact says it was made then.",
     )
     pack.add_argument("directory", type=Path, metavar="DIR", help="the model: config.json, *.safetensors, tokenizer …")
     pack.add_argument("reference", metavar="REF", help="registry/repository:tag")
@@ -138,6 +138,9 @@ def _add_model_commands(commands: _Commands) -> None:
         choices=("raw", "tar", "tar+gzip", "tar+zstd"),
         default="raw",
         help="of the layers (default: raw, which mounts fastest)",
+    )
+    pack.add_argument(
+        "--keep-times", action="store_true", help="keep the files' times, none later than SOURCE_DATE_EPOCH"
     )
     pack.add_argument("--push", action="store_true", help="push it to the registry of REF")
     pack.add_argument(

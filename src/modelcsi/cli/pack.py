@@ -20,12 +20,13 @@ from typing import Any
 from modelcsi.artifact.layer import RAW, TAR, TAR_GZIP, TAR_ZSTD
 from modelcsi.cli.build import connections_of, settings_of_flags
 from modelcsi.cli.terminal import drawn
-from modelcsi.config.environment import read_environment
+from modelcsi.config.environment import read_environment, uploads_dir
 from modelcsi.errors import InvalidRequest
 from modelcsi.oci.reference import Reference
 from modelcsi.pack.layout import PackedArtifact, check_output, open_layout
 from modelcsi.pack.pack import Packed, PackSettings, pack
 from modelcsi.pack.push import Pushed, Pusher
+from modelcsi.pack.uploads import UploadRecords
 from modelcsi.pack.walk import Walked, walk
 from modelcsi.pull.progress import Progress
 from modelcsi.quantities import format_seconds, format_size
@@ -54,7 +55,7 @@ def run_pack(options: argparse.Namespace) -> int:
     began = time.monotonic()
     directory = options.directory.absolute()
     reference = Reference.parse(options.reference)
-    settings = PackSettings(reference, _CODECS[options.format], _source_date_epoch())
+    settings = PackSettings(reference, _CODECS[options.format], _source_date_epoch(), options.keep_times)
     # Before the work and not after it: oras may be missing, the output may be in the way.
     pusher = _pusher(options) if options.push else None
     with _layout_place(directory, options) as output:
@@ -114,7 +115,8 @@ def _layout_place(directory: Path, options: argparse.Namespace) -> Iterator[Path
 
 def _pusher(options: argparse.Namespace) -> Pusher:
     connections = connections_of(settings_of_flags(options.docker_config, options.registry_config))
-    return Pusher(connections.transport, connections.hosts, connections.keychain)
+    records = UploadRecords(uploads_dir(read_environment()))
+    return Pusher(connections.transport, connections.hosts, connections.keychain, records=records)
 
 
 def _source_date_epoch() -> int | None:

@@ -49,7 +49,10 @@ class Environment:
     """The directory of the docker config.json, when `pull_config.docker_config_dir` names none. Default: `~/.docker`."""
 
     home: str = field(default="/root", metadata={"variable": "HOME"})
-    """Only where `~/.docker` is. Default: `/root`."""
+    """Only where `~/.docker` and `~/.cache` are. Default: `/root`."""
+
+    cache_home: str = field(default="", metadata={"variable": "XDG_CACHE_HOME"})
+    """Only where `modelcsi push` notes how far an interrupted upload is, in `modelcsi/uploads`. Default: `~/.cache`."""
 
     https_proxy: str = field(default="", repr=False, metadata={"variable": "HTTPS_PROXY"})
     """The proxy for https registries, never for loopback; `pull_config.proxy_url` wins. Also in lower case; upper case wins, as
@@ -66,8 +69,8 @@ class Environment:
     """A PEM file of the certificate authorities to trust instead of the system's. Default: the system's."""
 
     source_date_epoch: str = field(default="", metadata={"variable": "SOURCE_DATE_EPOCH"})
-    """Seconds since 1970 (reproducible-builds.org), for `modelcsi pack` only: when the model is said to be made, and the latest
-    time that a file in it has. Default: the artifact does not say when it was made, and files keep their times."""
+    """Seconds since 1970 (reproducible-builds.org), for `modelcsi pack` only: when the model is said to be made, and the time of
+    its files; with `--keep-times` their latest. Default: the artifact does not say when it was made, its files are of 1970."""
 
 
 def read_environment(variables: Mapping[str, str] = os.environ) -> Environment:
@@ -82,6 +85,7 @@ def read_environment(variables: Mapping[str, str] = os.environ) -> Environment:
         pod_ip=variables.get("POD_IP", ""),
         docker_config=variables.get("DOCKER_CONFIG", ""),
         home=variables.get("HOME") or "/root",
+        cache_home=variables.get("XDG_CACHE_HOME", ""),
         https_proxy=_either_case(variables, "HTTPS_PROXY"),
         http_proxy=_either_case(variables, "HTTP_PROXY"),
         no_proxy=_either_case(variables, "NO_PROXY"),
@@ -93,6 +97,11 @@ def read_environment(variables: Mapping[str, str] = os.environ) -> Environment:
 def docker_config_dir(environment: Environment) -> Path:
     """Where docker keeps its config.json when no configuration says otherwise."""
     return Path(environment.docker_config or f"{environment.home}/.docker")
+
+
+def uploads_dir(environment: Environment) -> Path:
+    """Where interrupted pushes are noted."""
+    return Path(environment.cache_home or f"{environment.home}/.cache") / "modelcsi" / "uploads"
 
 
 def node_name(environment: Environment) -> str:

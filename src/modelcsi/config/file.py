@@ -30,6 +30,7 @@ _SIZE = re.compile(
     r"\s*(?P<number>[0-9][0-9,]*(?:\.[0-9]+)?)\s*(?P<prefix>[kmgtpe]?)(?P<binary>i?)b?\s*", re.IGNORECASE
 )
 _PREFIXES = "kmgtpe"
+_MAX_NUMBER = 1 << 63
 
 
 def load_config(path: Path, environment: Mapping[str, str] = os.environ) -> Config:
@@ -96,7 +97,13 @@ def _number(value: object, key: str) -> int:
     # A bool is an int in Python.
     if not isinstance(value, int) or isinstance(value, bool):
         raise InvalidRequest(f"{key} is {shown(value)}, not a whole number")
-    return value
+    return _possible(value, key)
+
+
+def _possible(number: int, key: str) -> int:
+    if abs(number) >= _MAX_NUMBER:  # not shown: Python refuses to write out thousands of digits
+        raise InvalidRequest(f"{key} is an impossibly large number")
+    return number
 
 
 def _path(value: object, key: str) -> Path | None:
@@ -117,9 +124,9 @@ def parse_size(value: object, key: str) -> SizeBytes:
     if isinstance(value, str) and (match := _SIZE.fullmatch(value)) and (match["prefix"] or not match["binary"]):
         exponent = _PREFIXES.index(match["prefix"].lower()) + 1 if match["prefix"] else 0
         unit = 1024 if match["binary"] else 1000
-        return SizeBytes(int(Decimal(match["number"].replace(",", "")) * unit**exponent))
+        return SizeBytes(_possible(int(Decimal(match["number"].replace(",", "")) * unit**exponent), key))
     if isinstance(value, int) and not isinstance(value, bool):
-        return SizeBytes(value)
+        return SizeBytes(_possible(value, key))
     raise InvalidRequest(f"{key} is {shown(value)}, not a size", hint="write 10TiB, 500GB or a number of bytes")
 
 

@@ -127,9 +127,10 @@ class RegistryConfig:
 
     node_credentials: Namespaces | None = None
     """Who may use the node's own credentials (docker config, credential helpers, provider plugins without a service account's
-    token): registry or repository prefixes (`registry.example.com/team`), each with the namespaces whose pods may; `"*"` stands
-    for all. The longest prefix decides; what no prefix covers gets none. Needs `kubernetes` access and a CSIDriver object with
-    `podInfoOnMount`, since otherwise a pod could name any namespace. Default: none, every pod may, as with kubelet's."""
+    token, what hosts.toml shows the registry itself): registry or repository prefixes (`registry.example.com/team`), each with
+    the namespaces whose pods may; `"*"` stands for all. The longest prefix decides; for what no prefix covers they are not
+    used. Needs `kubernetes` access and a CSIDriver object with `podInfoOnMount`, since otherwise a pod could name any
+    namespace. Default: none, every pod may, as with kubelet's."""
 
     credential_provider_config: Path | None = None
     """A CredentialProviderConfig file (kubelet's `--image-credential-provider-config`), whose plugins are asked as kubelet asks
@@ -154,7 +155,8 @@ class KubernetesConfig:
     """What the driver asks of the API server. All of it is optional: without it volumes are published all the same."""
 
     kubeconfig: Path | None = field(default=None, metadata=_RESTART)
-    """A kubeconfig file. Default: the service account of the driver's pod."""
+    """A kubeconfig file. Default: the service account of the driver's pod, without a proxy: HTTPS_PROXY counts for the server of a
+    kubeconfig only."""
 
     events: bool = field(default=False, metadata=_RESTART)
     """Events on pods: what is pulled, how far it is, what failed. Needs the right to create events. Default: false; the chart says

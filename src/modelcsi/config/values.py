@@ -17,10 +17,11 @@ from modelcsi.errors import InvalidRequest
 _MERGE_TAG = "tag:yaml.org,2002:merge"
 
 
-class _StrictLoader(yaml.SafeLoader):
+class StrictLoader(yaml.SafeLoader):
     """YAML's last duplicate silently wins; in a configuration it is a mistake."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:  # noqa: FBT001, FBT002 (PyYAML's signature)
+        """As in PyYAML; MarkedYAMLError for a key that is there twice."""
         seen = set()
         for key_node, _ in node.value:
             if not isinstance(key_node, yaml.ScalarNode) or key_node.tag == _MERGE_TAG:
@@ -36,7 +37,7 @@ def read_yaml(path: Path) -> Mapping[Hashable, object]:
     """The document in a file; an empty one is an empty mapping."""
     try:
         # bandit's S506 is about unsafe loaders; this one is a SafeLoader.
-        document = yaml.load(path.read_bytes(), Loader=_StrictLoader)  # noqa: S506
+        document = yaml.load(path.read_bytes(), Loader=StrictLoader)  # noqa: S506
     except OSError as error:
         raise InvalidRequest(f"cannot be read: {error.strerror}") from error
     except yaml.MarkedYAMLError as error:
@@ -45,6 +46,10 @@ def read_yaml(path: Path) -> Mapping[Hashable, object]:
         raise InvalidRequest(f"{place}{error.problem or error.context}") from error
     except (yaml.YAMLError, ValueError) as error:
         raise InvalidRequest(f"is not YAML: {str(error).splitlines()[0]}") from error
+    except RecursionError as error:
+        raise InvalidRequest("is nested too deeply") from error
+    except (AttributeError, LookupError, TypeError) as error:  # PyYAML's, of a scalar that is not what its tag says
+        raise InvalidRequest("is not YAML: a value does not fit its tag") from error
     return as_mapping(document, "the file") if document is not None else {}
 
 
@@ -88,4 +93,6 @@ def shown(value: object) -> str:
         return "a mapping"
     if isinstance(value, list):
         return "a list"
+    if isinstance(value, int) and value.bit_length() > 64:
+        return "a very large number"  # Python refuses to write out thousands of digits
     return f"the text {value[:60]!r}" if isinstance(value, str) else repr(value)

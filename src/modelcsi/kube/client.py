@@ -176,6 +176,8 @@ def _load(kubeconfig: Path | None) -> ApiClient:
     try:
         if kubeconfig is None:
             config.load_incluster_config(configuration)
+            # HTTPS_PROXY is for registries, and is no way to the cluster's own service address; NO_PROXY often lacks that one.
+            configuration.proxy = None
         else:
             # persist_config would write refreshed tokens into the administrator's file.
             config.load_kube_config(str(kubeconfig), client_configuration=configuration, persist_config=False)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import re
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, Self
 
 from modelcsi.errors import UnsupportedArtifact
 
@@ -27,6 +27,9 @@ class Hasher(Protocol):
 
     def hexdigest(self) -> str:
         """The digest of all bytes so far."""
+
+    def copy(self) -> Self:
+        """Another one in the same state."""
 
 
 @dataclass(frozen=True, slots=True, order=True)

@@ -8,15 +8,14 @@ replaced by its own means of extension, each for a reason found in 0.2.43:
 2. its auth backend: oras sends passwords to whatever realm a registry names, knows no identity tokens, and keeps a token
    of the wrong scope (after the HEAD's `pull`, the POST fails with 401);
 3. `do_request`: it tries everything again for two minutes, a wrong password too;
-4. `put_upload` reads the whole file into memory, so it is streamed here; and `upload_manifest` serialises the manifest anew,
-   which changes its digest, so the bytes are sent as they are.
+4. `put_upload` reads the whole file into memory, so it is streamed here, and a large one goes in parts (`parts.py`); and
+   `upload_manifest` serialises the manifest anew, which changes its digest, so the bytes are sent as they are.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
-from pathlib import Path
 from types import MappingProxyType
 from typing import Any, cast
 from urllib.parse import SplitResult, urlencode, urljoin, urlsplit
@@ -37,15 +36,15 @@ from modelcsi.errors import (
     Unauthenticated,
     UnsupportedArtifact,
 )
-from modelcsi.oci.descriptor import Descriptor
 from modelcsi.oci.digest import EMPTY_BLOB, Digest
 from modelcsi.oci.reference import Reference
-from modelcsi.pack.wire import Answer, BlobBody, TransportAdapter
+from modelcsi.pack.parts import OCTETS, PART_BYTES, PartwiseUpload
+from modelcsi.pack.uploads import UploadRecord
+from modelcsi.pack.wire import Answer, BlobBody, BlobPart, TransportAdapter
 from modelcsi.registry.answers import Subject, failure, read_detail
 from modelcsi.registry.causes import NotTls
 from modelcsi.registry.challenge import Challenge, parse_challenges
 from modelcsi.registry.credentials import Credentials
-from modelcsi.registry.exchange import PLAIN_PROBE_SECONDS
 from modelcsi.registry.hosts import Endpoint, Hosts
 from modelcsi.registry.tokens import Access, Authorizer
 from modelcsi.registry.transport import STALL_SECONDS, Request, Timeouts, Transport
@@ -59,8 +58,18 @@ _TRIED_AGAIN = frozenset({408, 429})
 class RepositoryClient(Registry):  # type: ignore[misc]  # oras carries no types
     """Uploads blobs and manifests with one set of credentials; threads may share it."""
 
-    def __init__(self, transport: Transport, hosts: Hosts, reference: Reference, credentials: Credentials) -> None:
+    def __init__(
+        self,
+        transport: Transport,
+        hosts: Hosts,
+        reference: Reference,
+        credentials: Credentials,
+        *,
+        part_bytes: int = PART_BYTES,
+    ) -> None:
         """Asks nothing but, on loopback, whether the port speaks TLS. Raises RegistryUnavailable, InvalidRequest."""
+        self._part_bytes = part_bytes
+        self._takes_parts = True  # until it refuses one; threads may find that out at the same time
         endpoint = _endpoint(transport, hosts, reference.host)
         self._origin = urlsplit(endpoint.url)
         super().__init__(hostname=endpoint.host, insecure=self._origin.scheme == "http")
@@ -74,26 +83,25 @@ class RepositoryClient(Registry):  # type: ignore[misc]  # oras carries no types
         self.auth = _Auth(Authorizer(transport, hosts), self._access, endpoint)
         self._place = _Place(endpoint, reference)
 
-    def upload(self, descriptor: Descriptor, path: Path, on_sent: Callable[[int], None]) -> bool:
-        """Returning normally means that the repository has the blob; whether it was sent is the answer.
+    def uploads_in_parts(self, size: int) -> bool:
+        """Whether an upload of so many bytes can be interrupted and go on."""
+        return self._takes_parts and size > self._part_bytes
+
+    def upload(self, body: BlobBody, record: UploadRecord) -> None:
+        """Returning normally means that the repository has the blob; the body knows what of it was sent.
 
         Raises Unauthenticated, Forbidden, NotFound, RegistryUnavailable, UnsupportedArtifact (refused), CorruptContent.
         """
-        body = BlobBody(path, descriptor.digest, descriptor.size, on_sent)
-        layer = {"digest": str(descriptor.digest), "size": descriptor.size, "body": body, "sent": False}
-        try:
-            self.upload_blob(str(path), self._place, layer)
-        except ModelCsiError:
-            body.take_back()
-            raise
-        return bool(layer["sent"])
+        layer = {"digest": str(body.digest), "size": body.size, "body": body, "record": record}
+        self.upload_blob(str(body.path), self._place, layer)
+        body.seek(body.size)
 
     def upload_manifest_bytes(self, content: bytes, media_type: str, target: str) -> Digest:
         """Put a manifest under a tag or its digest. Raises as `upload` does."""
         url = f"{self.prefix}://{self._place.manifest_url(target)}"
         answer = self.do_request(url, "PUT", content, {"Content-Type": media_type})
         if answer.status not in {200, 201, 202}:
-            raise self._refusal(answer, f"the manifest of {self._access.name}")
+            raise self.refusal(answer, f"the manifest of {self._access.name}")
         digest = Digest.of(content)
         told = answer.header("Docker-Content-Digest")
         if told and told != str(digest):
@@ -106,33 +114,53 @@ class RepositoryClient(Registry):  # type: ignore[misc]  # oras carries no types
         """Whether the registry has the blob of a layer; what it does not tell plainly counts as no."""
         answer = self.do_request(f"{self.prefix}://{container.get_blob_url(layer['digest'])}", "HEAD")
         if answer.status in {401, 403} and not answer.is_foreign:
-            raise self._refusal(answer, self._push_of(layer))
+            raise self.refusal(answer, self._push_of(layer))
         return answer.status == 200
 
     def put_upload(self, blob: str, container: Container, layer: dict[str, Any]) -> Answer:
-        """distribution-spec, "Pushing a blob monolithically", POST then PUT: two requests whatever the size."""
-        del blob
+        """In parts where that pays and the registry takes them; else in one piece: two requests whatever the size."""
+        del blob, container
         what = self._push_of(layer)
-        start = f"{self.prefix}://{container.upload_blob_url()}"
-        opened = self.do_request(start, "POST", b"", {"Content-Type": "application/octet-stream"})
-        if opened.status not in {200, 201, 202}:
-            raise self._refusal(opened, what)
-        url = self._upload_url(start, opened, str(layer["digest"]))
-        headers = {"Content-Type": "application/octet-stream"}
-        body: BlobBody | bytes = layer["body"] if layer["size"] else b""  # requests would send an empty one chunked
-        stored = self.do_request(url, "PUT", body, headers)
+        body: BlobBody = layer["body"]
+        if self.uploads_in_parts(body.size):
+            answer = PartwiseUpload(self, body, layer["record"], self._part_bytes, what).run()
+            if answer is not None:
+                return answer
+            self._takes_parts = False
+        body.seek(0)
+        url, _ = self.begin_upload(what)
+        # requests would send an empty one chunked
+        stored = self.complete(url, layer["digest"], body.part(body.size, is_kept=False) if body.size else b"")
         if stored.status not in {200, 201, 202} and layer["digest"] != str(EMPTY_BLOB):  # oras forgives that one
             if stored.status == 404:  # the session of the upload is gone, not the repository
                 raise RegistryUnavailable(f"{self._access.host} has lost {what} (404)")
-            raise self._refusal(stored, what)
-        layer["sent"] = True
+            raise self.refusal(stored, what)
         return stored
+
+    # What follows is called by an upload in parts.
+
+    def begin_upload(self, what: str) -> tuple[str, Answer]:
+        """A new upload: its URL, and the answer that named it. Raises as `upload` does."""
+        start = f"{self.prefix}://{self._place.upload_blob_url()}"
+        opened = self.do_request(start, "POST", b"", OCTETS)
+        if opened.status not in {200, 201, 202}:
+            raise self.refusal(opened, what)
+        if not opened.header("Location"):
+            raise RegistryUnavailable(f"{self._access.host} opens an upload and does not say where")
+        return self.following(start, opened), opened
+
+    def complete(self, url: str, digest: str, body: BlobPart | bytes) -> Answer:
+        """The last request of an upload, with the whole blob or with nothing more."""
+        target = urlsplit(url)
+        query = urlencode({"digest": digest})
+        target = target._replace(query=f"{target.query}&{query}" if target.query else query)
+        return self.do_request(target.geturl(), "PUT", body, OCTETS)
 
     def do_request(
         self,
         url: str,
         method: str = "GET",
-        data: BlobBody | bytes | None = None,
+        data: BlobPart | bytes | None = None,
         headers: Mapping[str, str] | None = None,
         json: None = None,
         stream: bool = False,  # noqa: FBT001, FBT002 - the signature of oras
@@ -149,7 +177,7 @@ class RepositoryClient(Registry):  # type: ignore[misc]  # oras carries no types
                 answer = self._send(url, method, data, plain | renewed)
         return answer
 
-    def _send(self, url: str, method: str, data: BlobBody | bytes | None, headers: Mapping[str, str]) -> Answer:
+    def _send(self, url: str, method: str, data: BlobPart | bytes | None, headers: Mapping[str, str]) -> Answer:
         timeouts = Timeouts(stall_seconds=STALL_SECONDS + len(data or b"") / _TAKEN_AT_LEAST)
         # requests hands the timeout on to the adapter, which is ours.
         answer = self.session.request(
@@ -163,12 +191,14 @@ class RepositoryClient(Registry):  # type: ignore[misc]  # oras carries no types
         )
         return cast("Answer", answer)
 
-    def _upload_url(self, start: str, opened: Answer, digest: str) -> str:
-        """distribution-spec: the location may be relative, and must be kept as it is but for the digest."""
-        location = opened.header("Location")
+    def following(self, url: str, answer: Answer) -> str:
+        """distribution-spec: the location may be relative, and must be kept as it is but for the digest; `url` without one.
+
+        Raises PolicyDenied, RegistryUnavailable.
+        """
         try:
-            target = urlsplit(urljoin(start, location))
-            usable = bool(location) and target.scheme in {"http", "https"} and bool(target.hostname)
+            target = urlsplit(urljoin(url, answer.header("Location")))
+            usable = target.scheme in {"http", "https"} and bool(target.hostname)
         except ValueError:
             usable = False
         if not usable or "@" in target.netloc:
@@ -178,16 +208,15 @@ class RepositoryClient(Registry):  # type: ignore[misc]  # oras carries no types
                 f"{self._access.host} leads an upload from https to http, which is refused",
                 hint="the proxy before the registry must pass X-Forwarded-Proto on",
             )
-        query = urlencode({"digest": digest})
-        return target._replace(query=f"{target.query}&{query}" if target.query else query, fragment="").geturl()
+        return target._replace(fragment="").geturl()
 
     def _push_of(self, layer: Mapping[str, Any]) -> str:
         return f"the push of blob {layer['digest']} to {self._access.name}"
 
-    def _refusal(self, answer: Answer, what: str) -> ModelCsiError:
+    def refusal(self, answer: Answer, what: str) -> ModelCsiError:
         """The error that an answer's status is to somebody who pushes."""
         credentials, host, status = self._access.credentials, self._access.host, answer.status
-        detail = read_detail(answer)
+        detail = read_detail(answer, credentials)
         error = failure(answer, Subject(what, host, credentials), detail)
         if isinstance(error, Unauthenticated | Forbidden):
             return error
@@ -197,7 +226,7 @@ class RepositoryClient(Registry):  # type: ignore[misc]  # oras carries no types
                 hint="some registries want the repository or its project to be made first",
             )
         if 400 <= status < 500 and status not in _TRIED_AGAIN:
-            said = f": {credentials.redact(detail)}" if detail else ""
+            said = f": {detail}" if detail else ""
             hint = "a proxy before the registry limits the size of a request" if status == 413 else ""
             return UnsupportedArtifact(f"{host} refuses {what} ({status}){said}", hint=hint)
         return error
@@ -267,9 +296,7 @@ def _endpoint(transport: Transport, hosts: Hosts, host: str) -> Endpoint:
     if not endpoint.may_be_plain:
         return endpoint
     try:
-        transport.request(
-            Request("GET", f"{endpoint.url}/", tls=endpoint.tls, timeouts=Timeouts(PLAIN_PROBE_SECONDS))
-        ).close()
+        transport.request(Request("GET", f"{endpoint.url}/", tls=endpoint.tls)).close()
     except NotTls:
         hosts.remember_plain(host)
     return hosts.origin(host)

@@ -1,8 +1,9 @@
 """From a directory to a ModelPack artifact: one layer per file, in modctl's order, in an OCI image layout.
 
-The same files, modes, times and name give the same digest, whoever packs them, wherever and whenever: nothing of the clock,
-the owner or the directory's own path goes in. Times are those of the files, not later than SOURCE_DATE_EPOCH where that is
-set (reproducible-builds.org): then a fresh copy gives the same digest, too.
+The same files, modes and name give the same digest, whoever packs them, wherever and whenever: nothing of the clock, the owner
+or the directory's own path goes in. Nor do the files' times, unless that is wanted: a model's are those of a download or of a
+checkout, and in a tar they would make other blobs of the same weights, which every node would pull again. Without them every
+file is of SOURCE_DATE_EPOCH (reproducible-builds.org), or of 1970, as AIKit and KitOps write.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
+from modelcsi.artifact.annotations import PRODUCER, PRODUCER_KEY
 from modelcsi.artifact.layer import Codec
 from modelcsi.artifact.paths import base_name
 from modelcsi.errors import InvalidRequest, UnsupportedArtifact
@@ -44,6 +46,15 @@ class PackSettings:
     codec: Codec
     source_date_epoch: int | None = None
     """Seconds since 1970: when the model is said to be made, and the latest time of a file. None: nobody says."""
+    keeps_times: bool = False
+    """Files keep their own times."""
+
+    def mtime_seconds(self, file: SourceFile) -> int:
+        """The time that a file has in the artifact."""
+        if not self.keeps_times:
+            return self.source_date_epoch or 0
+        own = file.mtime_seconds
+        return own if self.source_date_epoch is None else min(own, self.source_date_epoch)
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,9 +117,7 @@ def _add_layer(
     settings: PackSettings,
     on_read: Callable[[int], None],
 ) -> PackedLayer:
-    mtime_seconds = file.mtime_seconds
-    if settings.source_date_epoch is not None:
-        mtime_seconds = min(mtime_seconds, settings.source_date_epoch)
+    mtime_seconds = settings.mtime_seconds(file)
     stream = LayerStream(file, settings.codec, on_read, mtime_seconds=mtime_seconds)
     media_type = f"application/vnd.cncf.model.{file_class.value}.v1.{_suffix(settings.codec)}"
     descriptor = layout.add(media_type, stream, _annotations(file, mtime_seconds, settings.codec))
@@ -138,9 +147,11 @@ def _annotations(file: SourceFile, mtime_seconds: int, codec: Codec) -> dict[str
 
 
 def _config(layers: tuple[PackedLayer, ...], facts: ModelFacts, settings: PackSettings) -> bytes:
-    descriptor = {"name": base_name(settings.reference.repository)}
+    descriptor: dict[str, object] = {"name": base_name(settings.reference.repository)}
     if facts.family:
         descriptor["family"] = facts.family
+    if facts.licenses:
+        descriptor["licenses"] = list(facts.licenses)
     if settings.source_date_epoch is not None:
         descriptor["createdAt"] = _rfc3339(settings.source_date_epoch)
     diff_ids = [str(layer.diff_id) for layer in layers]
@@ -161,8 +172,10 @@ def _manifest(config: Descriptor, layers: tuple[PackedLayer, ...], settings: Pac
         "config": descriptor_json(config),
         "layers": [descriptor_json(layer.descriptor) for layer in layers],
     }
+    annotations = {PRODUCER_KEY: PRODUCER}
     if settings.source_date_epoch is not None:
-        manifest["annotations"] = {_CREATED: _rfc3339(settings.source_date_epoch)}
+        annotations[_CREATED] = _rfc3339(settings.source_date_epoch)
+    manifest["annotations"] = annotations
     return to_json(manifest)
 
 

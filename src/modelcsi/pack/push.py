@@ -1,7 +1,7 @@
 """From a layout to a registry: what it does not have of the blobs, then the manifest.
 
 The manifest goes last, so that nobody ever sees a tag of which blobs are missing. A push that was interrupted is started
-again: blobs that arrived whole are found and not sent again.
+again: blobs that arrived whole are found and not sent again, large ones go on inside (`parts.py` says where that is possible).
 """
 
 from __future__ import annotations
@@ -9,13 +9,18 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterable
 from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
+from contextlib import nullcontext
 from dataclasses import dataclass, field
+from functools import partial
 from typing import TYPE_CHECKING, TypeVar
 
+from modelcsi.deadline import Deadline
 from modelcsi.errors import Forbidden, InvalidRequest, ModelCsiError, RegistryUnavailable, ShuttingDown, Unauthenticated
 from modelcsi.oci.descriptor import Descriptor
 from modelcsi.oci.reference import Reference
 from modelcsi.pack.layout import PackedArtifact
+from modelcsi.pack.uploads import UploadRecord, UploadRecords
+from modelcsi.pack.wire import BlobBody
 from modelcsi.pull.progress import Progress
 from modelcsi.registry.caller import Caller
 from modelcsi.registry.credentials import Keychain
@@ -29,6 +34,8 @@ _UPLOADS = 4
 """At once: the many small files of a model wait for answers, not for the network. As many as a pull takes layers."""
 _PAUSES_SECONDS = (1.0, 5.0)
 _MAX_PAUSE_SECONDS = 60.0
+_FINISH_SECONDS = 20.0
+"""A part arrives within that at 3 MB/s; nobody waits longer for Ctrl-C."""
 
 _Result = TypeVar("_Result")
 
@@ -53,9 +60,14 @@ class Pusher:
         hosts: Hosts,
         keychain: Keychain,
         *,
+        records: UploadRecords | None = None,
         pauses_seconds: tuple[float, ...] = _PAUSES_SECONDS,
+        part_bytes: int | None = None,
     ) -> None:
-        """`pauses_seconds` are waited before a failed upload is made again. Raises InvalidRequest when oras is not installed."""
+        """`pauses_seconds` are waited before a failed upload is made again; blobs above `part_bytes` go in parts of that size.
+
+        Raises InvalidRequest when oras is not installed.
+        """
         try:
             from modelcsi.pack.client import RepositoryClient
         except ImportError as error:
@@ -63,7 +75,8 @@ class Pusher:
                 f"pushing needs oras, which is not installed ({error.name})",
                 hint="pip install 'model-csi-driver[pack]'",
             ) from error
-        self._make_client = RepositoryClient
+        self._make_client = RepositoryClient if part_bytes is None else partial(RepositoryClient, part_bytes=part_bytes)
+        self._records = records or UploadRecords(None)
         self._transport = transport
         self._hosts = hosts
         self._keychain = keychain
@@ -81,7 +94,7 @@ class Pusher:
         for credentials in self._keychain.candidates(reference, Caller()):
             try:
                 client = self._make_client(self._transport, self._hosts, reference, credentials)
-                return _Push(client, artifact, reference, progress, self._pauses_seconds).run()
+                return _Push(client, artifact, reference, progress, self._records, self._pauses_seconds).run()
             except (Unauthenticated, Forbidden) as error:
                 first_refusal = first_refusal or error
             except RegistryUnavailable as error:
@@ -102,8 +115,11 @@ class _Push:
     artifact: PackedArtifact
     reference: Reference
     progress: Progress
+    records: UploadRecords
     pauses_seconds: tuple[float, ...]
     stopped: threading.Event = field(default_factory=threading.Event)
+    # When what can be continued must have come to the end of a part; set before `stopped` is.
+    finish: Deadline = field(default_factory=lambda: Deadline.after(0))
 
     def run(self) -> Pushed:
         """Blobs side by side, then the manifest."""
@@ -114,10 +130,10 @@ class _Push:
             try:
                 wait(uploads, return_when=FIRST_EXCEPTION)
                 _raise_first(uploads)
-            except BaseException:  # Ctrl-C, too
-                self._stop(pool, uploads)
+            except BaseException as error:  # Ctrl-C, too
+                self._stop(pool, uploads, _FINISH_SECONDS if isinstance(error, KeyboardInterrupt) else 0.0)
                 raise
-        sent = sum(blob.size for upload, blob in uploads.items() if upload.result())
+        sent = sum(upload.result() for upload in uploads)
         self._retried(self._put_manifest)
         total = sum(blob.size for blob in self.artifact.blobs)
         return Pushed(self.reference.with_digest(self.artifact.digest), sent, total - sent)
@@ -127,20 +143,29 @@ class _Push:
         target = self.reference.tag or str(artifact.digest)
         self.client.upload_manifest_bytes(artifact.content, artifact.manifest.media_type, target)
 
-    def _upload(self, blob: Descriptor) -> bool:
-        """Whether it was sent."""
-        path = self.artifact.blob(blob.digest)
-        is_sent = self._retried(lambda: self.client.upload(blob, path, self._count))
-        if not is_sent:
-            self.progress.add(blob.size, is_downloaded=False)
-        return is_sent
+    def _upload(self, blob: Descriptor) -> int:
+        """How many of its bytes were sent."""
+        body = BlobBody(self.artifact.blob(blob.digest), blob.digest, blob.size, self)
+        in_parts = self.client.uploads_in_parts(blob.size)
+        claimed = self.records.claimed(self.reference, blob.digest) if in_parts else nullcontext(UploadRecord())
+        with claimed as record:
+            try:
+                self._retried(lambda: self.client.upload(body, record))
+            except BaseException:
+                body.seek(0)
+                raise
+        return body.sent
 
-    def _count(self, size: int) -> None:
+    def count(self, size: int, *, is_sent: bool) -> None:
+        """Called by uploads."""
         if size < 0:
             self.progress.take_back(-size)
-            return
-        self.progress.add(size)
-        if self.stopped.is_set():
+        else:
+            self.progress.add(size, is_downloaded=is_sent)
+
+    def check(self, *, may_finish: bool) -> None:
+        """Called by uploads. Raises ShuttingDown."""
+        if self.stopped.is_set() and (not may_finish or self.finish.is_over()):
             raise ShuttingDown("the push is stopped")
 
     def _retried(self, operation: Callable[[], _Result]) -> _Result:
@@ -156,10 +181,18 @@ class _Push:
                     raise
         return operation()
 
-    def _stop(self, pool: ThreadPoolExecutor, uploads: dict[Future[bool], Descriptor]) -> None:
-        """End the other uploads, and leave the progress as it was found: other credentials may begin again."""
+    def _stop(self, pool: ThreadPoolExecutor, uploads: dict[Future[int], Descriptor], seconds: float) -> None:
+        """End the other uploads, and leave the progress as it was found: other credentials may begin again.
+
+        A part that is on its way may take so many seconds to arrive, unless Ctrl-C comes once more.
+        """
+        self.finish = Deadline.after(seconds)
         self.stopped.set()
-        pool.shutdown(wait=True, cancel_futures=True)
+        try:
+            pool.shutdown(wait=True, cancel_futures=True)
+        except KeyboardInterrupt:
+            self.finish = Deadline.after(0)
+            pool.shutdown(wait=True)
         for upload, blob in uploads.items():
             if not upload.cancelled() and upload.exception() is None:
                 self.progress.take_back(blob.size)
@@ -174,7 +207,7 @@ def _with_hint(refusal: ModelCsiError, host: str) -> ModelCsiError:
     )
 
 
-def _raise_first(uploads: Iterable[Future[bool]]) -> None:
+def _raise_first(uploads: Iterable[Future[int]]) -> None:
     for upload in uploads:
         if upload.done():
             upload.result()

@@ -85,7 +85,8 @@ def _walk(root: Path, here: Path, prefix: str, above: tuple[Path, ...], left_out
     with os.scandir(here) as entries:
         names = sorted(entry.name for entry in entries)
     for name in names:
-        path, place = prefix + name, here / name
+        # UTF-8 whatever the locale says: the same directory has the same paths everywhere.
+        path, place = prefix + os.fsencode(name).decode("utf-8", "surrogateescape"), here / name
         if name in _LEFT_OUT:
             left_out.append(path)
             continue

@@ -6,9 +6,10 @@ Bodies go out in pieces; answers to uploads are small and are read whole, within
 from __future__ import annotations
 
 import io
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from io import FileIO
 from pathlib import Path
-from typing import cast
+from typing import Protocol, cast
 from urllib.parse import urlsplit
 
 import requests
@@ -16,7 +17,7 @@ from requests.adapters import BaseAdapter
 
 from modelcsi.deadline import Deadline
 from modelcsi.errors import CorruptContent
-from modelcsi.oci.digest import Digest
+from modelcsi.oci.digest import Digest, Hasher
 from modelcsi.registry.answers import MAX_ERROR_BYTES, read_bounded
 from modelcsi.registry.hosts import Endpoint, Hosts
 from modelcsi.registry.redirects import follow
@@ -25,7 +26,9 @@ from modelcsi.registry.transport import Request, Response, Timeouts, Transport
 _PIECE_BYTES = 256 << 10
 """A piece must be taken by the network within the connect timeout (Python's sendall): at 10 s, 26 kB/s are enough."""
 _SAFE_METHODS = frozenset({"GET", "HEAD"})
-_HEADERS = ("Location", "WWW-Authenticate", "Docker-Content-Digest", "Retry-After", "Content-Type")
+_HEADERS = (
+    "Location", "Range", "OCI-Chunk-Min-Length", "WWW-Authenticate", "Docker-Content-Digest", "Retry-After", "Content-Type",
+)  # fmt: skip
 """All that an upload asks of an answer."""
 
 
@@ -93,46 +96,103 @@ class TransportAdapter(BaseAdapter):
         """The transport is its maker's to close."""
 
 
-class BlobBody:
-    """A blob as the body of a request: read in pieces, hashed while it is sent, and never finished when it is damaged."""
+class Watcher(Protocol):
+    """Who is told what a push sends, and may end it."""
 
-    def __init__(self, path: Path, digest: Digest, size: int, on_sent: Callable[[int], None]) -> None:
-        """`on_sent` is told of each piece, and with a negative number that it was in vain."""
-        self._path = path
-        self._digest = digest
-        self._size = size
-        self._on_sent = on_sent
-        self._sent = 0
+    def count(self, size: int, *, is_sent: bool) -> None:
+        """So many bytes more are there, sent now or before; a negative number were in vain."""
+
+    def check(self, *, may_finish: bool) -> None:
+        """Raises ShuttingDown to end the push; `may_finish` says that it can go on later where the present part ends."""
+
+
+class BlobBody:
+    """A blob on its way: read in pieces, hashed while it is sent, and never finished when it is damaged. One thread."""
+
+    def __init__(self, path: Path, digest: Digest, size: int, watcher: Watcher) -> None:
+        self.path = path
+        self.digest = digest
+        self.size = size
+        self.position = 0
+        """What the registry has of it, as far as is known."""
+        self.sent = 0
+        """What of that was sent here."""
+        self._watcher = watcher
+        self._hashed = [(0, digest.hasher())]
+        """The state of the hash at some positions: a part that is sent again is not hashed from the blob's beginning."""
+
+    def seek(self, position: int) -> None:
+        """The registry has so many bytes, from the beginning."""
+        moved = position - self.position
+        if moved:
+            self._watcher.count(moved, is_sent=False)
+        self.position = position
+        self.sent = max(0, self.sent + min(0, moved))
+
+    def part(self, end: int, *, is_kept: bool) -> BlobPart:
+        """The bytes from the position up to `end` as a request's body; `is_kept`: a push can go on later where it ends.
+
+        Raises what the watcher raises: no request is begun for a push that ends.
+        """
+        self._watcher.check(may_finish=False)
+        return BlobPart(self, self.position, end, is_kept=is_kept)
+
+    def pieces(self, start: int, end: int, *, is_kept: bool) -> Iterator[bytes]:
+        """These bytes. Raises CorruptContent before the blob's last one when the blob is not its digest."""
+        self.seek(start)
+        try:
+            with self.path.open("rb", buffering=0) as file:
+                hasher = self._hash_to(file, start)
+                while self.position < end and (piece := file.read(min(_PIECE_BYTES, end - self.position))):
+                    self._watcher.check(may_finish=is_kept)
+                    hasher.update(piece)
+                    if self.position + len(piece) == self.size:
+                        self._check(hasher.hexdigest())
+                    yield piece
+                    self.position += len(piece)
+                    self.sent += len(piece)
+                    self._watcher.count(len(piece), is_sent=True)
+        except OSError as error:
+            raise CorruptContent(f"{self.path} cannot be read: {error.strerror}", hint="pack it again") from error
+        if self.position < end:
+            self._check("")
+        self._hashed.append((end, hasher))
+
+    def _hash_to(self, file: FileIO, start: int) -> Hasher:
+        """The state of the hash at `start`, where the file is then, too."""
+        known = [(position, hasher) for position, hasher in self._hashed if position <= start][-2:]
+        self._hashed = known or [(0, self.digest.hasher())]
+        position, hasher = self._hashed[-1]
+        hasher = hasher.copy()
+        file.seek(position)
+        while position < start and (piece := file.read(min(_PIECE_BYTES, start - position))):
+            hasher.update(piece)
+            position += len(piece)
+        if position > self._hashed[-1][0]:
+            self._hashed.append((position, hasher.copy()))
+        return hasher
+
+    def _check(self, found: str) -> None:
+        if found != self.digest.hex:
+            raise CorruptContent(f"{self.path} is damaged: it has not the digest {self.digest}", hint="pack it again")
+
+
+class BlobPart:
+    """The body of one request; may be sent several times, and then begins anew."""
+
+    def __init__(self, body: BlobBody, start: int, end: int, *, is_kept: bool) -> None:
+        self._body = body
+        self._start = start
+        self._end = end
+        self._is_kept = is_kept
 
     def __len__(self) -> int:
         """The size in bytes: requests makes the Content-Length of it."""
-        return self._size
+        return self._end - self._start
 
     def __iter__(self) -> Iterator[bytes]:
-        """From the beginning, each time. Raises CorruptContent before the last byte when the blob is not its digest."""
-        self.take_back()
-        hasher = self._digest.hasher()
-        try:
-            with self._path.open("rb", buffering=0) as file:
-                while piece := file.read(_PIECE_BYTES):
-                    hasher.update(piece)
-                    if self._sent + len(piece) >= self._size:
-                        self._check(len(piece), hasher.hexdigest())
-                    yield piece
-                    self._sent += len(piece)
-                    self._on_sent(len(piece))
-        except OSError as error:
-            raise CorruptContent(f"{self._path} cannot be read: {error.strerror}", hint="pack it again") from error
-
-    def take_back(self) -> None:
-        """What was sent so far did not help."""
-        if self._sent:
-            self._on_sent(-self._sent)
-            self._sent = 0
-
-    def _check(self, last: int, found: str) -> None:
-        if self._sent + last != self._size or found != self._digest.hex:
-            raise CorruptContent(f"{self._path} is damaged: it has not the digest {self._digest}", hint="pack it again")
+        """Raises CorruptContent before the last byte of a blob that is damaged, and what a watcher raises."""
+        return self._body.pieces(self._start, self._end, is_kept=self._is_kept)
 
 
 def _answer(

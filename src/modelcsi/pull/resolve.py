@@ -41,7 +41,7 @@ from modelcsi.pull.policy import PullPolicy
 from modelcsi.pull.smallblob import read_small_blob
 from modelcsi.registry.caller import Caller
 from modelcsi.registry.client import Registry, Repository
-from modelcsi.registry.credentials import ANONYMOUS, Candidates, Credentials, Keychain
+from modelcsi.registry.credentials import Candidates, Credentials, Keychain
 from modelcsi.store.store import Store
 from modelcsi.store.views import view_id
 
@@ -198,7 +198,7 @@ class Resolver:
         if digest is None or content is None:
             return None
         # What costs nothing first: which credentials were proved does not matter, and a cached volume must not wait for plugins.
-        for credentials in chain(candidates.at_hand(), (ANONYMOUS,), candidates):
+        for credentials in chain(candidates.at_hand(), (candidates.anonymous,), candidates):
             fingerprint = credentials.fingerprint(records.salt)
             if records.has_proof(reference.host, reference.repository, digest, fingerprint):
                 return registry.repository(reference, credentials, wish.caller), digest, content

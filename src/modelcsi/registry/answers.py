@@ -40,7 +40,7 @@ class Subject:
 def failure(response: Response, subject: Subject, detail: str = "") -> ModelCsiError:
     """The error that the status of `response` is; `detail` is what `read_detail` found."""
     status, host = response.status, subject.host
-    said = f": {subject.credentials.redact(detail)}" if detail else ""
+    said = f": {detail}" if detail else ""
     shown = subject.credentials.shown
     if status == 401:
         hint = "are they right, and does the repository exist?"
@@ -63,15 +63,17 @@ def failure(response: Response, subject: Subject, detail: str = "") -> ModelCsiE
     return RegistryUnavailable(f"{host} {reason} {subject.what} ({status}){said}{later}", retry_after_seconds=waited)
 
 
-def read_detail(response: Response, deadline: Deadline = _NEVER) -> str:
-    """What the body of a failed answer says, and the end of that answer."""
+def read_detail(response: Response, credentials: Credentials, deadline: Deadline = _NEVER) -> str:
+    """What the body of a failed answer says, without the `credentials` that it may repeat; and the end of that answer."""
     try:
         body = read_bounded(response, MAX_ERROR_BYTES, Deadline.after(deadline.within(STALL_SECONDS)))
     except ModelCsiError:
         body = b""  # the status is the news; that its explanation was cut short, or too slow, is not
     finally:
         response.close()
-    return _TOKEN_LIKE.sub("***", sanitise(_detail_of(body)))[:_MAX_DETAIL]
+    # First as it came: half a password, or one in other letters, would not be found any more.
+    said = credentials.redact(_detail_of(body))
+    return _TOKEN_LIKE.sub("***", sanitise(said))[:_MAX_DETAIL]
 
 
 def read_bounded(response: Response, limit: int, deadline: Deadline, what: str = "an answer") -> bytes:

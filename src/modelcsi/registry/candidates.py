@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from modelcsi.errors import ClusterUnavailable, FinalError, ModelCsiError
-from modelcsi.registry.docker_config import Credentials
+from modelcsi.registry.docker_config import ANONYMOUS, Credentials
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,8 +35,10 @@ class Candidates:
     program and asked no API server.
     """
 
-    def __init__(self, sources: Sequence[Source], remarks: Remarks) -> None:
-        """`remarks` is what sources add to while they are asked."""
+    def __init__(self, sources: Sequence[Source], remarks: Remarks, *, certificate: str = "") -> None:
+        """`remarks` is what sources add to while they are asked; `certificate` is what the node shows with each of them."""
+        self.anonymous = replace(ANONYMOUS, certificate=certificate)
+        """Nobody's credentials, with that certificate."""
         self._sources = tuple(sources)
         self._remarks = remarks
         self._found: dict[int, tuple[Credentials, ...]] = {}
@@ -67,7 +69,9 @@ class Candidates:
         seen: set[Credentials] = set()
         for number in numbers:
             if number not in self._found:
-                self._found[number] = self._sources[number].ask()
+                found = self._sources[number].ask()
+                certificate = self.anonymous.certificate
+                self._found[number] = tuple(replace(credentials, certificate=certificate) for credentials in found)
             new = [credentials for credentials in self._found[number] if credentials not in seen]
             seen.update(new)
             yield from new

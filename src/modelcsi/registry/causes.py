@@ -17,6 +17,7 @@ from modelcsi.registry.connections import HandshakeFailed
 from modelcsi.registry.framing import EndlessFraming
 
 _CA_HINT = "add the registry's CA: `ca` in its hosts.toml, or SSL_CERT_FILE; the certificate must name the host"
+_NOT_TLS_HINT = "is it plain HTTP? then say so on the node: serverscheme in the docker config, or a hosts.toml"
 _NOT_TLS_REASONS = frozenset(
     {"WRONG_VERSION_NUMBER", "UNKNOWN_PROTOCOL", "RECORD_LAYER_FAILURE", "PACKET_LENGTH_TOO_LONG"}
 )
@@ -72,13 +73,13 @@ def _root(error: BaseException) -> BaseException:
 
 def _explain_handshake(root: BaseException, where: str) -> RegistryUnavailable:
     reason = (getattr(root, "reason", None) or "").upper().replace(" ", "_")
-    # A plain server answers the ClientHello with text, closes the connection, or goes on waiting for a line's end.
-    silent = isinstance(root, ConnectionResetError | ssl.SSLEOFError | ssl.SSLZeroReturnError | TimeoutError)
+    # A plain server answers the ClientHello with text, closes the connection, or goes on waiting for a line's end. A busy TLS
+    # server waits as well, so that waiting is worth the hint and proves nothing.
+    silent = isinstance(root, ConnectionResetError | ssl.SSLEOFError | ssl.SSLZeroReturnError)
+    if isinstance(root, TimeoutError):
+        return RegistryUnavailable(f"{where} does not end the TLS handshake in time", hint=_NOT_TLS_HINT)
     if silent or reason in _NOT_TLS_REASONS:
-        return NotTls(
-            f"{where} does not answer as a TLS server",
-            hint="is it plain HTTP? then say so on the node: serverscheme in the docker config, or a hosts.toml",
-        )
+        return NotTls(f"{where} does not answer as a TLS server", hint=_NOT_TLS_HINT)
     return RegistryUnavailable(f"no TLS connection to {where}: {reason or type(root).__name__}")
 
 

@@ -195,6 +195,10 @@ class Repository:
         deadline = Deadline.after(health.rules.answer_seconds)
         where = (mirror.endpoint.url, self.source)
         stream = health.ask(*where, lambda: self._open_blob(descriptor, start, end, deadline))
+        if start and not stream.honours_ranges:
+            # Not worth a failure: it may serve other blobs from their beginning. Nobody waits here for what is thrown away.
+            stream.close()
+            raise RegistryUnavailable(f"the mirror {self.source} ignores Range, and byte {start} is wanted")
         return MirrorStream(stream, health, *where)
 
     def _asked(self, deadline: Deadline, operation: Callable[[Deadline], _Result]) -> _Result:

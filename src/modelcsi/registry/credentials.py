@@ -14,11 +14,13 @@ from pathlib import Path
 
 from modelcsi.config.model import ServiceAccountToken
 from modelcsi.config.providers import CredentialProvider
-from modelcsi.errors import InvalidRequest
+from modelcsi.errors import Forbidden, InvalidRequest
 from modelcsi.oci.reference import Reference
 from modelcsi.registry.caller import Caller, PullSecrets
 from modelcsi.registry.candidates import Candidates, Remarks, Source
 from modelcsi.registry.docker_config import ANONYMOUS, Credentials, matching, parse_json
+from modelcsi.registry.hosts_files import HostsFiles
+from modelcsi.registry.hosts_toml import Server
 from modelcsi.registry.node_access import FORGEABLE, NodeAccess
 from modelcsi.registry.node_config import NodeConfig
 from modelcsi.registry.notices import Notices
@@ -31,6 +33,7 @@ logger = logging.getLogger(__name__)
 
 _REQUEST_SOURCE = "the volume's secret"
 _PULL_SECRETS_SOURCE = "the pod's imagePullSecrets"
+_HOSTS_SOURCE = "the node's hosts.toml"
 _HELPER_SECONDS = 20.0
 _HOW_TO_CREATE = "create it with `kubectl create secret docker-registry`"
 
@@ -43,6 +46,8 @@ class Sources:
     tokens: tuple[ServiceAccountToken, ...] = ()
     """The registries that take service-account tokens."""
     providers: Providers | None = None
+    hosts: HostsFiles = field(default_factory=HostsFiles)
+    """The hosts.toml files: what an admin wrote there for the registry itself is a credential of the node's."""
     node_access: NodeAccess = field(default_factory=NodeAccess)
     has_pod_info: Callable[[], bool | None] = lambda: None
     """Whether kubelet vouches for the pod that a request names (podInfoOnMount); None: not known."""
@@ -66,10 +71,16 @@ class Keychain:
     def candidates(self, reference: Reference, caller: Caller) -> Candidates:
         """What to try, in this order; never empty. A secret of the request that names the registry excludes everything behind it.
 
-        Raises InvalidRequest for an unusable secret of the request.
+        Raises InvalidRequest for an unusable secret of the request; Forbidden where every request shows the registry a client
+        certificate of the node's, which the caller may not use.
         """
         own = _of_secret(caller.secrets, reference, _REQUEST_SOURCE)
-        wanted = _Wanted(reference, caller, Remarks(), (reference,))
+        wanted = _Wanted(reference, caller, Remarks(), (reference,), self._certificate(reference.host))
+        if wanted.certificate and not self._may_use_node(wanted):
+            raise Forbidden(
+                f"{reference.host} is shown the node's client certificate, and {wanted.remarks.texts[-1]}",
+                hint="registry.node_credentials must name the namespaces that may use the registry",
+            )
         return _alone(own, wanted) if own else self._of_everybody(wanted)
 
     def at_mirror(self, host: str, reference: Reference, caller: Caller) -> Candidates:
@@ -104,7 +115,7 @@ class Keychain:
             Source(token, is_at_hand=True),
             *self._of_node(wanted),
         )
-        return Candidates(sources, wanted.remarks)
+        return Candidates(sources, wanted.remarks, certificate=wanted.certificate)
 
     def _of_node(self, wanted: _Wanted) -> tuple[Source, ...]:
         providers = self._sources.providers
@@ -118,6 +129,7 @@ class Keychain:
             *plugins,
             Source(partial(self._of_helper, wanted)),
             Source(partial(self._of_config, wanted), is_at_hand=True),
+            Source(partial(self._of_hosts, wanted), is_at_hand=True),
             Source(lambda: (ANONYMOUS,)),
         )
 
@@ -175,6 +187,24 @@ class Keychain:
         stored = self._node.stored(wanted.reference)
         return stored if stored and self._may_use_node(wanted) else ()
 
+    def _of_hosts(self, wanted: _Wanted) -> tuple[Credentials, ...]:
+        server = self._server(wanted.reference.host)
+        if server is None or not server.authorization or not self._may_use_node(wanted):
+            return ()
+        return (Credentials(header=server.authorization, source=_HOSTS_SOURCE),)
+
+    def _certificate(self, host: str) -> str:
+        """The names of the client certificates that are shown to the registry."""
+        server = self._server(host)
+        return ", ".join(str(certificate) for certificate, _ in server.tls.client_pairs) if server else ""
+
+    def _server(self, host: str) -> Server | None:
+        """What hosts.toml says of the registry, if it can be understood: else nobody can ask, and what is proved needs it not."""
+        try:
+            return self._sources.hosts.server(host)
+        except InvalidRequest:
+            return None
+
     def _may_use_node(self, wanted: _Wanted) -> bool:
         sources = self._sources
         for reference in wanted.narrowed:
@@ -199,10 +229,12 @@ class _Wanted:
     remarks: Remarks
     narrowed: tuple[Reference, ...]
     """What the map of node credentials must give to the caller; nothing where the driver asks for itself."""
+    certificate: str = ""
+    """What the node shows with whatever is found."""
 
 
 def _alone(own: tuple[Credentials, ...], wanted: _Wanted) -> Candidates:
-    return Candidates((Source(lambda: own, is_at_hand=True),), wanted.remarks)
+    return Candidates((Source(lambda: own, is_at_hand=True),), wanted.remarks, certificate=wanted.certificate)
 
 
 def _name(reference: Reference) -> str:

@@ -39,17 +39,24 @@ class Credentials:
     identity: str = field(default="", repr=False)
     """Whom these stand for, where somebody vouches for it and the secrets change by themselves: a service account. Empty: the
     secrets themselves are the identity."""
+    header: str = field(default="", repr=False)
+    """An Authorization header as an admin wrote it: sent as it is, and unasked."""
+    certificate: str = field(default="", repr=False)
+    """The client certificate that the node shows the registry whoever asks, where it has one: the registry may say yes to that."""
 
     def __post_init__(self) -> None:
         # A token goes into a header as it is; http.client would refuse a bad one with its value in the message.
         for token in (self.identity_token, self.registry_token):
             if not all("!" <= character <= "~" for character in token):
                 raise InvalidRequest(f"a token of {self.source} has characters that no token has")
+        # JSON may hold half of a surrogate pair, which is no character.
+        if any("\ud800" <= character <= "\udfff" for character in self.username + self.password):
+            raise InvalidRequest(f"the user or password of {self.source} is no text that can be sent")
 
     @property
     def is_anonymous(self) -> bool:
         """Whether there is nothing to show."""
-        return not (self.username or self.password or self.identity_token or self.registry_token)
+        return not (self.username or self.password or self.identity_token or self.registry_token or self.header)
 
     @property
     def shown(self) -> str:
@@ -65,15 +72,19 @@ class Credentials:
 
     def fingerprint(self, salt: bytes) -> str:
         """What may be written down instead of them: equal for equal identities, useless without the salt and a good guess."""
-        if self.is_anonymous:
+        if self.is_anonymous and not self.certificate:
             return "anonymous"
         secrets = (self.username, self.password, self.identity_token, self.registry_token)
-        parts = ("identity", self.identity) if self.identity else secrets
+        parts = ["identity", self.identity] if self.identity else list(secrets)
+        # What few have is left out where it is empty, so that what was written down before still counts.
+        rare = {"header": self.header, "certificate": self.certificate}
+        parts.extend(f"{name} {value}" for name, value in rare.items() if value)
         return hmac.new(salt, json.dumps(parts).encode(), hashlib.sha256).hexdigest()
 
     def redact(self, text: str) -> str:
         """`text` without the secrets: a registry may repeat in an error what it was sent."""
-        for secret in (self.basic.removeprefix("Basic "), self.password, self.identity_token, self.registry_token):
+        shown = (self.basic.removeprefix("Basic "), self.header.partition(" ")[2] or self.header)
+        for secret in (*shown, self.password, self.identity_token, self.registry_token):
             text = text.replace(secret, "***") if secret else text
         return text
 

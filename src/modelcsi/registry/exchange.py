@@ -21,9 +21,6 @@ from modelcsi.registry.redirects import Answer, follow
 from modelcsi.registry.tokens import Access, Authorizer
 from modelcsi.registry.transport import Request, Timeouts, Transport
 
-# A plain server may wait for more of the ClientHello, which it takes for a line. On loopback a TLS server answers in
-# milliseconds.
-PLAIN_PROBE_SECONDS = 2.0
 # S3 and Azure answer 403 to an expired signature, Google 400.
 _EXPIRED_SIGNATURE = frozenset({400, 403})
 
@@ -67,7 +64,7 @@ class Exchange:
 
     def failure(self, access: Access, question: Question, answer: Answer) -> ModelCsiError:
         """The error that an answer's status is; ends the answer."""
-        detail = read_detail(answer.response, question.deadline)
+        detail = read_detail(answer.response, access.credentials, question.deadline)
         status = answer.response.status
         if not answer.is_foreign:
             return failure(answer.response, Subject(question.what, answer.host, access.credentials), detail)
@@ -87,7 +84,7 @@ class Exchange:
             if not renewed:
                 return answer
             authorization = renewed
-            read_detail(answer.response, question.deadline)
+            read_detail(answer.response, access.credentials, question.deadline)
             _, answer = self._send(access, question, authorization)
             if answer.response.status == 401 and not answer.is_foreign:
                 self._authorizer.forget(access)
@@ -109,33 +106,34 @@ class Exchange:
             return access.mirror, self._send_to(access.mirror, access, question, authorization)
         endpoint = self._hosts.origin(access.host)
         try:
-            return endpoint, self._send_to(endpoint, access, question, authorization)
+            return endpoint, self._send_to_origin(endpoint, access, question, authorization)
         except NotTls:
             if not endpoint.may_be_plain:
                 raise
             self._hosts.remember_plain(access.host)
-        except RegistryUnavailable:
-            self._hosts.forget(access.host)
-            raise
         endpoint = self._hosts.origin(access.host)
+        return endpoint, self._send_to_origin(endpoint, access, question, authorization)
+
+    def _send_to_origin(self, endpoint: Endpoint, access: Access, question: Question, authorization: str) -> Answer:
         try:
-            return endpoint, self._send_to(endpoint, access, question, authorization)
+            answer = self._send_to(endpoint, access, question, authorization)
         except RegistryUnavailable:
             self._hosts.forget(access.host)
             raise
+        if answer.response.status == 400:  # what many TLS servers say to plain HTTP
+            self._hosts.forget(access.host)
+        return answer
 
     def _send_to(self, endpoint: Endpoint, access: Access, question: Question, authorization: str) -> Answer:
         headers = {**dict(endpoint.headers), **question.headers}
         if authorization:
             headers["Authorization"] = authorization
-        patience = question.timeouts
-        connect_seconds = PLAIN_PROBE_SECONDS if endpoint.may_be_plain else patience.connect_seconds
         namespace = f"?{urlencode({'ns': endpoint.namespace})}" if endpoint.namespace else ""
         request = Request(
             question.method,
             f"{endpoint.url}/{access.repository}/{question.path}{namespace}",
             headers,
             tls=endpoint.tls,
-            timeouts=Timeouts(connect_seconds, patience.stall_seconds),
+            timeouts=question.timeouts,
         )
         return follow(self._transport, self._hosts, endpoint, request, question.deadline)

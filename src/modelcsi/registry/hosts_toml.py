@@ -35,6 +35,8 @@ class Server:
     tls: TlsSettings
     headers: tuple[tuple[str, str], ...] = field(default=(), repr=False)
     """Sent to this server only; they may be secret."""
+    authorization: str = field(default="", repr=False)
+    """Its Authorization header, which is not among `headers`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,7 +91,10 @@ def _read(directory: Path) -> Mapping[str, Any]:
         return {}
     except OSError as error:
         raise InvalidRequest(f"{path} cannot be read: {error.strerror}") from error
-    except ValueError as error:  # tomllib.TOMLDecodeError and UnicodeDecodeError
+    except (
+        ValueError,
+        RecursionError,
+    ) as error:  # tomllib.TOMLDecodeError and UnicodeDecodeError; arrays in arrays in …
         raise InvalidRequest(f"{path} is not TOML: {error}") from error
 
 
@@ -110,7 +115,7 @@ def _named_host(name: str, table: Mapping[str, Any], directory: Path) -> NamedHo
     if misspelt:
         raise _unusable(directory, f"{misspelt[0]} of {_shown(name)} is no key; did you mean {CHECKS_RIGHTS}?")
     server = _server(name, table, directory, "host")
-    if checks_rights and any(key.lower() == "authorization" for key, _ in server.headers):
+    if checks_rights and server.authorization:
         # Every pod would have the rights of that header.
         raise _unusable(directory, f"{_shown(name)} cannot check rights with an Authorization header that is all pods'")
     return NamedHost(server, "pull" in capabilities, "resolve" in capabilities, checks_rights)
@@ -123,7 +128,9 @@ def _server(url: str, table: Mapping[str, Any], directory: Path, what: str) -> S
         tuple(_client_pairs(table.get("client"), directory)),
     )
     checked = _server_url(url, directory, what, keeps_path=keeps_path) if url or what == "host" else ""
-    return Server(checked, tls, _headers(table.get("header"), directory))
+    headers = _headers(table.get("header"), directory)
+    others = tuple((key, value) for key, value in headers if key != "Authorization")
+    return Server(checked, tls, others, dict(headers).get("Authorization", ""))
 
 
 def _server_url(server: str, directory: Path, what: str, *, keeps_path: bool) -> str:

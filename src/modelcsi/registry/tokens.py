@@ -70,7 +70,9 @@ class Authorizer:
         self._clock = clock
 
     def known(self, access: Access) -> str:
-        """The header that was accepted before and is still good, or empty."""
+        """The header that was accepted before and is still good, or is sent unasked; or empty."""
+        if access.credentials.header:
+            return access.credentials.header
         with self._lock:
             kept = self._kept.get(access)
         return kept.authorization if kept and kept.expires_at > self._clock() else ""
@@ -84,7 +86,9 @@ class Authorizer:
         """
         by_scheme = {challenge.scheme: challenge for challenge in reversed(challenges)}
         credentials = access.credentials
-        # 1. a ready token; 2. a token service; 3. user and password.
+        # 1. a ready header, which was sent already; 2. a ready token; 3. a token service; 4. user and password.
+        if credentials.header:
+            return ""
         if credentials.registry_token:
             kept = _Kept(f"Bearer {credentials.registry_token}", self._clock() + _MAX_LIFE_SECONDS)
         elif "bearer" in by_scheme:
@@ -193,10 +197,10 @@ def _token_request(access: Access, realm: SplitResult, challenge: Challenge) -> 
 
 
 def _token_failure(response: Response, subject: Subject, deadline: Deadline, *, is_foreign: bool) -> ModelCsiError:
-    detail = read_detail(response, deadline)
+    detail = read_detail(response, subject.credentials, deadline)
     # OAuth 2 says 400 invalid_grant for a refresh token that is no longer good.
     if response.status == 400 and subject.credentials.identity_token:
-        said = f": {subject.credentials.redact(detail)}" if detail else ""
+        said = f": {detail}" if detail else ""
         return Unauthenticated(f"{subject.host} refuses the identity token of {subject.credentials.source} (400){said}")
     if is_foreign and response.status in {401, 403, 404}:
         return RegistryUnavailable(f"{subject.host} redirects to a host that answers {response.status}")

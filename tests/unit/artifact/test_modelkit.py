@@ -7,13 +7,14 @@ from typing import Any
 import pytest
 
 from modelcsi.artifact.artifact import MAX_CONFIG_BYTES, Artifact, needed_config, recognise
+from modelcsi.artifact.kinds.kitfile import KITFILE_ANNOTATION
 from modelcsi.artifact.layer import RAW, TAR, TAR_GZIP, TAR_ZSTD, Codec
 from modelcsi.artifact.selection import Selection
 from modelcsi.artifact.tree import build_tree, wants_member
 from modelcsi.errors import CorruptContent, UnsupportedArtifact
 from modelcsi.oci.descriptor import Descriptor
 from modelcsi.oci.digest import Digest
-from modelcsi.oci.manifest import Manifest
+from modelcsi.oci.manifest import Manifest, parse_manifest
 from tests.unit.artifact.builders import FILEPATH, MODELPACK, directory, file, hardlink, layer, manifest, paths, symlink
 
 KIT = "application/vnd.kitops.modelkit."
@@ -127,6 +128,15 @@ def test_kitfile_that_tells_nothing(kitfile: bytes) -> None:
     (found,) = kit(kit_layer("model"), kitfile=kitfile).layers
 
     assert ("", TAR) == (found.prefix, found.codec)
+
+
+def test_annotated_kitfile_that_is_not_utf8() -> None:
+    """JSON carries half of a surrogate pair into an annotation; what no bytes can be is no Kitfile."""
+    document = {"schemaVersion": 2, "artifactType": MODELPACK, "layers": [layer(filepath="f")]}
+    parsed = parse_manifest(json.dumps(document | {"annotations": {KITFILE_ANNOTATION: "\ud800"}}).encode())
+    assert isinstance(parsed, Manifest)
+
+    assert ["f"] == [found.path for found in recognise(parsed, Digest.of(b"")).layers]
 
 
 def test_kit_without_its_config() -> None:

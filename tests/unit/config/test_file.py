@@ -103,6 +103,15 @@ def test_an_unknown_key_names_the_nearest(path: Path, text: str, hint: str) -> N
         ("features: {check_disk_quota: 1}", "features.check_disk_quota is 1, neither true nor false"),
         ("features: {disk_usage_limit: 10 apples}", "features.disk_usage_limit is the text '10 apples', not a size"),
         ("features: {disk_usage_limit: -1}", "features.disk_usage_limit is -1, less than 0"),
+        (
+            f"features: {{disk_usage_limit: '{'9' * 5000}TiB'}}",
+            "features.disk_usage_limit is an impossibly large number",
+        ),
+        (
+            f"features: {{check_disk_quota: {'59:' * 3000}59}}",
+            "features.check_disk_quota is a very large number, neither",
+        ),
+        (f"publish_slots: {'59:' * 3000}59", "publish_slots is an impossibly large number"),
         ("features: []", "features is a list, not a mapping of keys to values"),
         ("[a, b]", "the file is a list, not a mapping of keys to values"),
         ("external_csi_authorization: 4711", "external_csi_authorization is a int, not text (put it in quotes)"),
@@ -134,6 +143,9 @@ def test_a_wrong_value_names_its_key(path: Path, text: str, message: str) -> Non
         ("root_dir: /a\n  log_level: [\n", "line 2: mapping values are not allowed here"),
         ("root_dir: \0", "is not YAML: unacceptable character"),
         ("root_dir: 2024-99-99", "is not YAML: month must be in 1..12"),
+        ("root_dir: !!timestamp x", "is not YAML: a value does not fit its tag"),
+        ("root_dir: !!bool x", "is not YAML: a value does not fit its tag"),
+        ("[" * 5000, "is nested too deeply"),
         ("root_dir: !!python/name:os.system", "line 1: could not determine a constructor"),
     ],
 )

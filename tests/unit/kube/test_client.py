@@ -133,6 +133,25 @@ def test_the_service_account_of_a_pod(authority: Authority, tmp_path: Path, monk
         assert (200, 200) == (before.status, client.read(_NODE, "n1").status), before.trouble
 
 
+@pytest.mark.parametrize("name", ["HTTPS_PROXY", "https_proxy", "ALL_PROXY"])
+def test_no_proxy_is_between_a_pod_and_its_cluster(
+    name: str, authority: Authority, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The proxy is the one to the registries; it knows no service address, and NO_PROXY often does not name that."""
+    token = tmp_path / "token"
+    token.write_text("t")
+    with FakeApiServer(tls=authority.server_context()) as server:
+        server.add("nodes", "", "n1")
+        monkeypatch.setattr(incluster_config, "SERVICE_TOKEN_FILENAME", str(token))
+        monkeypatch.setattr(incluster_config, "SERVICE_CERT_FILENAME", str(authority.ca))
+        monkeypatch.setenv("KUBERNETES_SERVICE_HOST", "127.0.0.1")
+        monkeypatch.setenv("KUBERNETES_SERVICE_PORT", str(server.port))
+        monkeypatch.setenv(name, "http://127.0.0.1:1")
+        answer = KubeClient(timeouts=QUICK).read(_NODE, "n1")
+
+    assert (200, "") == (answer.status, answer.trouble)
+
+
 def test_a_server_of_another_ca_is_not_believed(authority: Authority, tmp_path: Path) -> None:
     """TLS is verified with the configured CA only."""
     stranger = tmp_path / "stranger"

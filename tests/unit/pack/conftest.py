@@ -42,6 +42,40 @@ def safetensors(shape: list[int], dtype: str = "BF16", name: str = "weight") -> 
     return struct.pack("<Q", len(header)) + header.encode() + bytes(size)
 
 
+def gguf(
+    metadata: dict[str, str | int | float | bool | list[str] | list[int]],
+    tensors: dict[str, tuple[list[int], int]],
+    *,
+    version: int = 3,
+    order: str = "<",
+) -> bytes:
+    """The head of a file: metadata, and tensors by name with shape and type."""
+    length = "I" if version == 1 else "Q"
+
+    def text(value: str) -> bytes:
+        return struct.pack(f"{order}{length}", len(value.encode())) + value.encode()
+
+    def tagged(value: object) -> bytes:
+        if isinstance(value, bool):
+            return struct.pack(f"{order}I?", 7, value)
+        if isinstance(value, int):
+            return struct.pack(f"{order}II", 4, value)
+        if isinstance(value, float):
+            return struct.pack(f"{order}If", 6, value)
+        if isinstance(value, str):
+            return struct.pack(f"{order}I", 8) + text(value)
+        assert isinstance(value, list)
+        items = b"".join(text(item) if isinstance(item, str) else struct.pack(f"{order}I", item) for item in value)
+        kind = 8 if value and isinstance(value[0], str) else 4
+        return struct.pack(f"{order}II{length}", 9, kind, len(value)) + items
+
+    parts = [b"GGUF", struct.pack(f"{order}I{length}{length}", version, len(tensors), len(metadata))]
+    parts += [text(key) + tagged(value) for key, value in metadata.items()]
+    for name, (shape, kind) in tensors.items():
+        parts.append(text(name) + struct.pack(f"{order}I{len(shape)}{length}IQ", len(shape), *shape, kind, 0))
+    return b"".join(parts)
+
+
 def write(root: Path, path: str, content: bytes = b"content", mode: int = 0o644) -> Path:
     """A file with a time of its own."""
     file = root / path
@@ -67,10 +101,15 @@ def packed(tmp_path: Path) -> Packer:
     """`packed(directory, codec)` is the artifact that packing gives, read back from its layout."""
 
     def run(
-        directory: Path, codec: Codec = RAW, *, output: str = "packed.oci", epoch: int | None = None
+        directory: Path,
+        codec: Codec = RAW,
+        *,
+        output: str = "packed.oci",
+        epoch: int | None = None,
+        keeps_times: bool = False,
     ) -> PackedArtifact:
         layout = tmp_path / output
-        pack(walk(directory), layout, PackSettings(REFERENCE, codec, epoch))
+        pack(walk(directory), layout, PackSettings(REFERENCE, codec, epoch, keeps_times))
         return open_layout(layout, REFERENCE)
 
     return run

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from modelcsi.artifact.artifact import recognise
+from modelcsi.artifact.facts import model_facts, producer_of
 from modelcsi.artifact.layer import RAW, TAR, TAR_GZIP, TAR_ZSTD, Codec, Layer
 from modelcsi.artifact.members import Member
 from modelcsi.artifact.selection import Selection
@@ -51,8 +52,8 @@ def config_of(artifact: PackedArtifact) -> dict[str, dict[str, object]]:
 
 @pytest.mark.parametrize("codec", CODECS)
 def test_what_is_packed_mounts_bit_for_bit(model: Path, packed: Packer, codec: Codec) -> None:
-    """Every format gives back the files, what is shown of their modes, and their times in whole seconds."""
-    artifact = packed(model, codec)
+    """Every format gives back the files, what is shown of their modes, and where they are kept their times in whole seconds."""
+    artifact = packed(model, codec, keeps_times=True)
     recognised = recognise(manifest_of(artifact), artifact.digest)
     contents = {layer.digest: content_of(artifact, layer) for layer in recognised.layers}
     members = {digest: [member] for digest, (member, _) in contents.items() if member is not None}
@@ -68,9 +69,13 @@ def test_what_is_packed_mounts_bit_for_bit(model: Path, packed: Packer, codec: C
 
 @pytest.mark.parametrize("codec", CODECS)
 def test_same_input_gives_the_same_digest(model: Path, packed: Packer, tmp_path: Path, codec: Codec) -> None:
-    """Nothing of the place, the owner or the moment goes into an artifact."""
+    """Nothing of the place, the owner or the moment goes into an artifact, nor what the order of a directory is."""
     copy = tmp_path / "elsewhere" / "copy"
-    shutil.copytree(model, copy)
+    for path in sorted(model.rglob("*"), reverse=True):
+        if path.is_file():
+            target = copy / path.relative_to(model)
+            target.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(path, target)  # without the time
 
     assert packed(model, codec).digest == packed(copy, codec, output="again.oci").digest
 
@@ -83,12 +88,22 @@ def test_a_mode_is_part_of_the_input(model: Path, packed: Packer) -> None:
     assert before != packed(model, output="again.oci").digest
 
 
-def test_fresh_copies_are_equal_with_source_date_epoch(model: Path, packed: Packer, tmp_path: Path) -> None:
-    """SOURCE_DATE_EPOCH is the latest time of a file."""
-    copy = tmp_path / "copy"
-    shutil.copytree(model, copy, copy_function=shutil.copy)  # without the times
+@pytest.mark.parametrize(
+    ("epoch", "keeps_times", "expected"),
+    [
+        (None, False, "1970-01-01T00:00:00Z"),
+        (1_600_000_000, False, "2020-09-13T12:26:40Z"),
+        (None, True, "2023-11-14T22:13:20Z"),
+        (1_600_000_000, True, "2020-09-13T12:26:40Z"),
+        (1_800_000_000, True, "2023-11-14T22:13:20Z"),
+    ],
+)
+def test_time_of_a_file(model: Path, packed: Packer, epoch: int | None, expected: str, *, keeps_times: bool) -> None:
+    """1970, or SOURCE_DATE_EPOCH, or its own where that is wanted, and then SOURCE_DATE_EPOCH is the latest."""
+    layers = manifest_of(packed(model, epoch=epoch, keeps_times=keeps_times)).layers
+    times = {json.loads(layer.annotations["org.cncf.model.file.metadata+json"])["mtime"] for layer in layers}
 
-    assert packed(model, epoch=1_600_000_000).digest == packed(copy, epoch=1_600_000_000, output="again.oci").digest
+    assert {expected} == times
 
 
 def test_moment_is_said_only_when_it_is_given(model: Path, packed: Packer) -> None:
@@ -130,7 +145,7 @@ def test_layer_is_annotated_as_modctl_does(model: Path, packed: Packer) -> None:
     metadata = json.loads(layer.annotations["org.cncf.model.file.metadata+json"])
 
     assert {
-        "name": "run.py", "mode": 0o755, "uid": 0, "gid": 0, "size": 520, "mtime": "2023-11-14T22:13:20Z", "typeflag": 0,
+        "name": "run.py", "mode": 0o755, "uid": 0, "gid": 0, "size": 520, "mtime": "1970-01-01T00:00:00Z", "typeflag": 0,
     } == metadata  # fmt: skip
     assert ("run.py", "run.py") == tuple(
         layer.annotations[key] for key in ("org.cncf.model.filepath", "org.opencontainers.image.title")
@@ -219,3 +234,12 @@ def test_tar_layers_are_read_by_the_standard_library(model: Path, packed: Packer
             names.update(archive.getnames())
 
     assert {*FILES, "model.safetensors"} == names
+
+
+def test_artifact_names_its_producer_and_its_licence(model: Path, packed: Packer) -> None:
+    """`modelcsi inspect` knows its own, and reads the licence where it was written."""
+    write(model, "README.md", b"---\nlicense: apache-2.0\n---\n")
+    artifact = packed(model)
+
+    assert "modelcsi" == producer_of(manifest_of(artifact), config_of(artifact))
+    assert ["Apache-2.0"] == model_facts(config_of(artifact), manifest_of(artifact).annotations)["licenses"]

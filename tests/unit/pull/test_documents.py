@@ -82,7 +82,7 @@ def test_index_leads_to_its_model(puller: Puller, fake: FakeRegistry, store: Sto
 def test_what_is_here_asks_nobody(
     puller: Puller, make_puller: Callable[..., Puller], fake: FakeRegistry, tag: str
 ) -> None:
-    """Neither in this process nor in the next: all that was read is kept with the artifact."""
+    """A model that is here needs no request, also when an index or a config led to it. Nor in the next process."""
     push_model_index(fake.content)
     push_kit(fake.content)
     pod = Pod(puller, f"{fake.host}/{tag}")
@@ -111,7 +111,7 @@ def test_documents_live_as_long_as_the_artifact(puller: Puller, fake: FakeRegist
 
 
 def test_a_volume_stays_with_its_entry(puller: Puller, fake: FakeRegistry) -> None:
-    """The tag leads to another index meanwhile: what this publication was resolved to counts."""
+    """A volume of an index stays with the entry that it was published with. The tag leads to another index meanwhile."""
     _, model = push_model_index(fake.content)
     reference = f"{fake.host}/models/tiny:index"
     pinned = Pod(puller, reference).resolve().artifact.digest

@@ -11,11 +11,15 @@ import pytest
 
 from modelcsi.deadline import Deadline
 from modelcsi.errors import CorruptContent, NotFound, RegistryUnavailable, Unauthenticated
+from modelcsi.oci.descriptor import Descriptor
 from modelcsi.oci.digest import Digest
+from modelcsi.oci.reference import Reference
 from modelcsi.pull.puller import Puller, PullLimits
+from modelcsi.registry.caller import Caller
 from modelcsi.registry.client import Registry
 from modelcsi.registry.credentials import Keychain
 from modelcsi.registry.hosts import Hosts
+from modelcsi.registry.hosts_files import HostsFiles
 from modelcsi.registry.mirrors import MirrorRules
 from modelcsi.registry.transport import HttpTransport, Request, Response, Timeouts, Transport
 from modelcsi.store.store import Store
@@ -65,7 +69,9 @@ class Node:
     def restart(self, rules: MirrorRules = RULES) -> Puller:
         """A new puller on the same store."""
         keychain = Keychain(self.directory)
-        client = Registry(self.transport, Hosts(keychain.scheme, self.directory), keychain, mirror_rules=rules)
+        client = Registry(
+            self.transport, Hosts(keychain.scheme, HostsFiles(self.directory)), keychain, mirror_rules=rules
+        )
         self._puller = Puller(self.store, client, keychain, PullLimits())
         self.pullers.append(self._puller)
         return self._puller
@@ -101,7 +107,9 @@ def node(tmp_path: Path, store: Store, transport: HttpTransport) -> Iterator[Nod
 
 
 def test_bytes_come_from_the_mirror_and_rights_from_the_registry(node: Node) -> None:
-    """A mirror sends bytes and decides nothing: what a tag means, and who may have a blob, the registry says."""
+    """A mirror that is not marked as checking rights sends bytes and decides nothing: what a tag means, and who may have a blob, the
+    registry says.
+    """
     view = node.pod().pull()
     questions = {(seen.method, seen.path.rpartition("/")[0]) for seen in node.origin.seen}
 
@@ -131,6 +139,19 @@ def test_each_blob_is_proved_once(node: Node) -> None:
     assert [1] * len(FILES) == [
         sum(str(Digest.of(content)) in seen.path for seen in node.origin.seen) for content in FILES.values()
     ]
+
+
+def test_a_mirror_that_ignores_ranges_is_not_begun_again(node: Node) -> None:
+    """It would send what is here already, as slowly as it likes; blobs from their beginning still come from it."""
+    node.mirror.faults.ignores_ranges = True
+    client = Registry(node.transport, Hosts(files=HostsFiles(node.directory)))
+    reference = Reference.parse(f"{node.origin.host}/models/tiny:v1")
+    (mirror,) = client.mirrors(reference, Caller())
+    descriptor = Descriptor("application/octet-stream", Digest.of(WEIGHTS), len(WEIGHTS))
+    with pytest.raises(RegistryUnavailable, match=f"the mirror {node.mirror.host} ignores Range, and byte 5 is wanted"):
+        mirror.open_blob(descriptor, 5)
+    with mirror.open_blob(descriptor) as stream:
+        assert stream.read(4) == WEIGHTS[:4]
 
 
 def test_a_manifest_of_an_attacker_names_a_private_digest(node: Node) -> None:
@@ -340,7 +361,10 @@ def test_a_mirror_that_checks_rights_gets_the_pods_credentials_for_it(node: Node
 
 
 def test_a_wrong_secret_for_the_registry_gets_nothing_at_such_a_mirror(node: Node) -> None:
-    """The node may read there, and the pod is who its secret says; the registry refuses that one."""
+    """At a mirror that checks rights, too, a secret of the request that names the registry is used alone.
+
+    The node may read there, and the pod is who its secret says; the registry refuses that one.
+    """
     node.write_hosts(settings=CHECKS)
     for registry in (node.origin, node.mirror):
         registry.auth, registry.users = Auth.BASIC, {"alice": User("s3cret")}

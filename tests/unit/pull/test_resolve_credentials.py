@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 from collections.abc import Mapping
 from pathlib import Path
@@ -17,6 +18,7 @@ from modelcsi.pull.resolve import Resolved, Resolver, Wish
 from modelcsi.registry import caller
 from modelcsi.registry.client import Registry
 from modelcsi.registry.credentials import Keychain, Sources
+from modelcsi.registry.hosts_files import HostsFiles
 from modelcsi.registry.node_access import NodeAccess
 from modelcsi.store.store import Store
 from tests.fakes.registry import Auth, FakeRegistry, User
@@ -135,6 +137,54 @@ def test_without_the_api_server_a_refusal_is_not_final(node: Node, policy: str) 
     node.resolve(sources, policy=policy)
 
     assert "the API server does not answer" in caught.value.hint
+
+
+@pytest.fixture
+def hosts(node: Node, tmp_path: Path) -> HostsFiles:
+    """An admin wrote alice's Authorization into the registry's hosts.toml."""
+    basic = base64.b64encode(b"alice:s3cret").decode()
+    directory = tmp_path / node.registry.host
+    directory.mkdir()
+    (directory / "hosts.toml").write_text(f'[header]\nauthorization = "Basic {basic}"\n', encoding="utf-8")
+    return HostsFiles(tmp_path)
+
+
+def test_an_authorization_of_hosts_toml_is_the_nodes(node: Node, hosts: HostsFiles, tmp_path: Path) -> None:
+    """What a registry's hosts.toml shows for the node serves those who may use the node's credentials, and nobody else.
+
+    It is sent unasked, and proves nothing once it is gone.
+    """
+    vault = caller.Caller(pod=caller.Pod("vault", "pod", "uid", "trainer"))
+    access = NodeAccess({node.registry.host: ("vault",)})
+    sources = Sources(hosts=hosts, node_access=access, has_pod_info=lambda: True)
+    admitted = node.resolve(sources, who=vault)
+    sent = ["authorization" in seen.headers for seen in node.registry.seen]
+    with pytest.raises(Unauthenticated, match="without credentials") as caught:
+        node.resolve(sources)
+    (tmp_path / node.registry.host / "hosts.toml").unlink()
+    with pytest.raises(Unauthenticated):
+        node.resolve(sources, who=vault)
+
+    assert ("the node's hosts.toml", {True}) == (admitted.repository.credentials.source, set(sent[-1:]))
+    assert "does not give those of" in caught.value.hint
+
+
+def test_a_broken_hosts_toml_leaves_what_is_proved(node: Node, tmp_path: Path) -> None:
+    """Nobody can ask such a registry; a model that is on the node is mounted without."""
+    config(tmp_path, node.registry, "alice", "s3cret")
+    node.resolve(Sources(), tmp_path)
+    (tmp_path / node.registry.host).mkdir()
+    (tmp_path / node.registry.host / "hosts.toml").write_text("server = ", encoding="utf-8")
+    before = node.requests
+    node.resolve(Sources(hosts=HostsFiles(tmp_path)), tmp_path)
+
+    assert before == node.requests
+
+
+def test_an_authorization_of_hosts_toml_is_not_added_to_a_pods_secret(node: Node, hosts: HostsFiles) -> None:
+    """The registry would say yes to the admin's, whatever the secret is."""
+    with pytest.raises(Unauthenticated, match="the volume's secret"):
+        node.resolve(Sources(hosts=hosts), who=caller.Caller(secret(node.registry, "alice", "wrong")))
 
 
 def test_without_the_api_server_no_model_is_missing_for_good(node: Node) -> None:

@@ -364,6 +364,19 @@ def test_a_plain_registry_elsewhere_gets_no_request(registry: FakeRegistry, clie
     assert [] == registry.seen
 
 
+def test_loopback_that_refuses_plain_http_is_asked_by_tls_again(registry: FakeRegistry) -> None:
+    """A TLS server that cut a handshake once looked plain; many say 400 to plain HTTP."""
+    hosts = Hosts()
+    with registry:
+        hosts.remember_plain(registry.host)
+        registry.faults.fail_next(400, times=10)
+        repository = Registry(HttpTransport(), hosts).repository(Reference.parse(f"{registry.host}/m/x:v1"), ALICE)
+        with pytest.raises(RegistryUnavailable, match="does not serve"):
+            repository.resolve("v1", _briefly())
+
+    assert f"https://{registry.host}/v2" == hosts.origin(registry.host).url
+
+
 def test_loopback_is_asked_by_tls_again_after_a_failure(registry: FakeRegistry) -> None:
     """What listens there next may speak TLS."""
     hosts = Hosts()

@@ -103,7 +103,15 @@ def test_several_matches_are_tried_with_the_longest_first() -> None:
 
 @pytest.mark.parametrize(
     "entry",
-    [{"auth": "hunter2!"}, {"auth": _auth("hunter2")}, {"auth": _auth(b"\xffhunter2:x")}, "hunter2", {"password": 7}],
+    [
+        {"username": "u", "password": "hunter2\ud800"},
+        {"username": "\udfffhunter2"},
+        {"auth": "hunter2!"},
+        {"auth": _auth("hunter2")},
+        {"auth": _auth(b"\xffhunter2:x")},
+        "hunter2",
+        {"password": 7},
+    ],
 )
 def test_a_malformed_entry_is_refused_without_its_content(entry: object) -> None:
     """Neither the message nor the traceback shows what stood there."""

@@ -6,6 +6,7 @@ import pytest
 
 from modelcsi.errors import InvalidRequest
 from modelcsi.registry.hosts import Endpoint, Hosts, Mirror
+from modelcsi.registry.hosts_files import HostsFiles
 from modelcsi.registry.tls import TlsSettings
 
 _UNUSABLE_LINES = [
@@ -80,12 +81,12 @@ def test_hosts_toml_names_the_server(text: str, url: str, tmp_path: Path) -> Non
     """Containerd's file and its rule for `/v2`."""
     _write(tmp_path, "registry.example.com", text)
 
-    assert url == Hosts(directory=tmp_path).origin("registry.example.com").url
+    assert url == Hosts(files=HostsFiles(tmp_path)).origin("registry.example.com").url
 
 
 def test_directories_are_searched_in_containerds_order(tmp_path: Path) -> None:
     """`host_port_`, `host:port`, `_default`; the first that exists is the only one."""
-    hosts = Hosts(directory=tmp_path)
+    hosts = Hosts(files=HostsFiles(tmp_path))
     found = []
     for name in ("_default", "registry.example.com:5000", "registry.example.com_5000_"):
         _write(tmp_path, name, f'server = "http://{name.replace(":", "-").replace("_", "x")}"')
@@ -107,14 +108,14 @@ def test_certificates_are_named_relative_to_the_file(tmp_path: Path) -> None:
         ((directory / "c.cert", directory / "c.key"), (directory / "both.pem", None)),
     )
 
-    assert expected == Hosts(directory=tmp_path).origin("registry.example.com").tls
+    assert expected == Hosts(files=HostsFiles(tmp_path)).origin("registry.example.com").tls
 
 
 @pytest.mark.parametrize("text", ['ca = "a.pem"', 'ca = "a.pem"\nclient = "x.pem"'])
 def test_single_names_are_as_good_as_lists(text: str, tmp_path: Path) -> None:
     """Most files name one CA."""
     _write(tmp_path, "registry.example.com", text)
-    tls = Hosts(directory=tmp_path).origin("registry.example.com").tls
+    tls = Hosts(files=HostsFiles(tmp_path)).origin("registry.example.com").tls
 
     assert (tmp_path / "registry.example.com" / "a.pem",) == tls.ca_files
 
@@ -127,14 +128,14 @@ def test_without_a_file_the_certificates_in_the_directory_count(tmp_path: Path) 
         (directory / name).touch()
     expected = TlsSettings((directory / "ca.crt",), ((directory / "client.cert", directory / "client.key"),))
 
-    assert expected == Hosts(directory=tmp_path).origin("registry.example.com").tls
+    assert expected == Hosts(files=HostsFiles(tmp_path)).origin("registry.example.com").tls
 
 
 def test_what_is_not_used_is_warned_about_once(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     """Verification cannot be switched off, neither for the registry nor for a mirror."""
     mirror = '[host."https://mirror.example.com"]\nskip_verify = true\ndial_timeout = "1s"\n'
     _write(tmp_path, "registry.example.com", f"skip_verify = true\n{mirror}")
-    hosts = Hosts(directory=tmp_path)
+    hosts = Hosts(files=HostsFiles(tmp_path))
     found = [hosts.origin("registry.example.com") for _ in range(2)]
 
     assert [Endpoint("https://registry.example.com/v2")] * 2 == found
@@ -174,13 +175,13 @@ def test_mirrors_come_in_the_files_order_with_their_own_settings(tmp_path: Path)
         Mirror(Endpoint("http://10.0.0.1/v2/prefix", namespace=name), checks_rights=True),
     )
 
-    assert expected == Hosts(directory=tmp_path).mirrors(name)
+    assert expected == Hosts(files=HostsFiles(tmp_path)).mirrors(name)
 
 
 def test_an_entry_with_the_registrys_own_name_is_no_mirror(tmp_path: Path) -> None:
     """Many files put the registry's settings there; its credentials go to it as before."""
     _write(tmp_path, "registry.example.com_5000_", '[host."http://registry.example.com:5000"]\nca = "a.pem"\n')
-    hosts = Hosts(directory=tmp_path)
+    hosts = Hosts(files=HostsFiles(tmp_path))
     directory = tmp_path / "registry.example.com_5000_"
 
     assert () == hosts.mirrors("registry.example.com:5000")
@@ -192,7 +193,7 @@ def test_an_entry_with_the_registrys_own_name_is_no_mirror(tmp_path: Path) -> No
 def test_docker_hub_under_its_own_name_is_told_no_namespace(tmp_path: Path) -> None:
     """As containerd does."""
     _write(tmp_path, "docker.io", 'server = "https://registry-1.docker.io"\n[host."https://mirror.example.com"]\n')
-    hosts = Hosts(directory=tmp_path)
+    hosts = Hosts(files=HostsFiles(tmp_path))
 
     assert ("", ["docker.io"]) == (
         hosts.origin("docker.io").namespace,
@@ -204,7 +205,7 @@ def test_open_mirrors_of_all_registries_are_not_used(tmp_path: Path, caplog: pyt
     """An attacker's own registry would say that it holds what the mirror has; a mirror that checks rights asks for itself."""
     text = '[host."https://open.example.com"]\n[host."https://checks.example.com"]\nx-modelcsi-checks-rights = true\n'
     _write(tmp_path, "_default", text)
-    hosts = Hosts(directory=tmp_path)
+    hosts = Hosts(files=HostsFiles(tmp_path))
     found = [mirror.endpoint.host for _ in range(2) for mirror in hosts.mirrors("anything.example.com")]
 
     assert ["checks.example.com"] * 2 == found
@@ -213,7 +214,14 @@ def test_open_mirrors_of_all_registries_are_not_used(tmp_path: Path, caplog: pyt
 
 @pytest.mark.parametrize(
     "text",
-    ["server = ", 'server = "ftp://x"', 'server = "https://u:hunter2@x"', "ca = 7", "client = [[]]"]
+    [
+        f"server = {'[' * 5000}",
+        "server = ",
+        'server = "ftp://x"',
+        'server = "https://u:hunter2@x"',
+        "ca = 7",
+        "client = [[]]",
+    ]
     + [f'[host."https://m"]\n{line}' for line in _UNUSABLE_LINES]
     + ["host = 7", "[host]\nx = 7", '[host."ftp://hunter2@m"]'],
 )
@@ -221,18 +229,59 @@ def test_a_file_that_cannot_be_used_is_named(text: str, tmp_path: Path) -> None:
     """A setting that silently does not count is worse than an error."""
     _write(tmp_path, "registry.example.com", text)
     with pytest.raises(InvalidRequest, match=r"registry\.example\.com/hosts\.toml") as caught:
-        Hosts(directory=tmp_path).origin("registry.example.com")
+        Hosts(files=HostsFiles(tmp_path)).origin("registry.example.com")
 
     assert "hunter2" not in str(caught.value)
+
+
+def test_a_file_that_breaks_while_pulls_run_counts_as_before(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """A hosts.toml that breaks while pulls run counts as it was until it is mended.
+
+    It may be half-written: a pull must not end by it, and the admin is told, once for each mistake.
+    """
+    name = "registry.example.com"
+    hosts = Hosts(files=HostsFiles(tmp_path))
+    found = []
+    for server in ('"http://a.test"', '"htt', '"htt', '"http://b.test"', '"http://c.te'):
+        _write(tmp_path, name, f"server = {server}")
+        found.append(hosts.origin(name).host)
+    (tmp_path / name / "hosts.toml").unlink()
+
+    assert ["a.test", "a.test", "a.test", "b.test", "b.test", name] == [*found, hosts.origin(name).host]
+    assert 2 == caplog.text.count("what it said before counts")
 
 
 def test_where_a_registry_leads_has_its_own_settings_or_the_registrys_roots(tmp_path: Path) -> None:
     """An object store behind the same private CA works; the client certificate is for the registry only."""
     _write(tmp_path, "registry.example.com", 'ca = "a.pem"\nclient = [["c.cert", "c.key"]]')
     _write(tmp_path, "storage.example.com", 'ca = "s.pem"')
-    hosts = Hosts(directory=tmp_path)
+    hosts = Hosts(files=HostsFiles(tmp_path))
     origin = hosts.origin("registry.example.com")
 
     assert origin.tls == hosts.tls_of("registry.example.com", origin)
     assert TlsSettings((tmp_path / "storage.example.com" / "s.pem",)) == hosts.tls_of("storage.example.com", origin)
     assert TlsSettings((tmp_path / "registry.example.com" / "a.pem",)) == hosts.tls_of("elsewhere.example.com", origin)
+
+
+def test_the_registrys_own_authorization_is_no_header_of_everybodys(tmp_path: Path) -> None:
+    """It is a credential of the node's; a mirror's goes to the mirror, which proves nothing by what it gives."""
+    header = '[header]\nAuthorization = "Basic x"\nx-who = "a"\n'
+    _write(
+        tmp_path, "registry.example.com", f'{header}[host."https://m.example.com".header]\nauthorization = "Basic y"'
+    )
+    files = HostsFiles(tmp_path)
+    hosts = Hosts(files=files)
+
+    assert (("X-Who", "a"),) == hosts.origin("registry.example.com").headers
+    assert "Basic x" == files.server("registry.example.com").authorization
+    assert [(("Authorization", "Basic y"),)] == [m.endpoint.headers for m in hosts.mirrors("registry.example.com")]
+
+
+@pytest.mark.parametrize(("server", "expected"), [("", ""), ('server = "https://proxy.example.com"\n', "Basic x")])
+def test_an_authorization_for_all_registries_goes_to_a_server_of_the_admins(
+    tmp_path: Path, server: str, expected: str
+) -> None:
+    """Else whoever names a registry of his own in a pod would be sent it."""
+    _write(tmp_path, "_default", f'{server}[header]\nauthorization = "Basic x"\n')
+
+    assert expected == HostsFiles(tmp_path).server("anything.example.com").authorization

@@ -13,9 +13,11 @@ import pytest
 
 from modelcsi.config.model import ServiceAccountToken
 from modelcsi.config.providers import CredentialProvider, TokenAttributes, TokenCache
+from modelcsi.errors import Forbidden
 from modelcsi.oci.reference import Reference
 from modelcsi.registry.caller import Caller, Pod, PodSecrets
 from modelcsi.registry.credentials import ANONYMOUS, Keychain, Sources
+from modelcsi.registry.hosts_files import HostsFiles
 from modelcsi.registry.node_access import NodeAccess
 from modelcsi.registry.providers import Providers
 from tests.unit.registry.plugins import PROTOCOL, Plugin, jwt
@@ -244,6 +246,21 @@ def test_secrets_are_in_no_text_of_a_caller(house: House) -> None:
     caller = Caller(secret("request"), POD, {"registry": "hunter2"})
 
     assert ["s3cret" in repr(caller), "hunter2" in repr(caller), "team-a" in repr(caller)] == [False, False, True]
+
+
+def test_a_client_certificate_is_the_nodes(house: House) -> None:
+    """Every request shows it, so that nothing accepted is anonymous, and who may not use it may not ask."""
+    (house.directory / HOST).mkdir()
+    (house.directory / HOST / "hosts.toml").write_text('client = "node.pem"\n', encoding="utf-8")
+    hosts = HostsFiles(house.directory)
+    asked = house.keychain(hosts=hosts).candidates(REFERENCE, Caller({}, POD))
+    closed = house.keychain(hosts=hosts, node_access=NodeAccess({HOST: ("vault",)}))
+    with pytest.raises(Forbidden, match=r"is shown the node's client certificate, and .* to the namespace team-a"):
+        closed.candidates(REFERENCE, Caller(secret("request"), POD))
+
+    assert {f"{house.directory}/{HOST}/node.pem"} == {found.certificate for found in asked}
+    assert asked.anonymous == list(asked)[-1]
+    assert "anonymous" != asked.anonymous.fingerprint(b"salt")
 
 
 MIRROR = "mirror.example.com"

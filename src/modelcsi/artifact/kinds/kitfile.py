@@ -10,6 +10,7 @@ import re
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 from modelcsi.artifact.mediatypes import canonical
@@ -38,13 +39,13 @@ class KitfileEntry:
     remote_path: str = ""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Kitfile:
     """The entries by the class of their layers (`model`, `modelpart`, `code`, `dataset`, `docs`), in order."""
 
     entries: Mapping[str, Sequence[KitfileEntry]]
 
-    @property
+    @cached_property  # asked for each layer
     def is_old(self) -> bool:
         """Whether it was written before KitOps 0.5: no entry names its layer."""
         return not any(entry.digest for entries in self.entries.values() for entry in entries)

@@ -32,7 +32,7 @@ def _matches(manifest: Manifest) -> bool:
 
 
 def _read(manifest: Manifest) -> Contents:
-    kitfile = parse_kitfile(manifest.annotations.get(KITFILE_ANNOTATION, "").encode())
+    kitfile = parse_kitfile(manifest.annotations.get(KITFILE_ANNOTATION, "").encode("utf-8", "surrogatepass"))
     if kitfile is not None:
         refuse_what_is_elsewhere(kitfile, manifest)
     return read_named(manifest, _read_layer)

@@ -67,7 +67,8 @@ def known_names(layers: Sequence[Descriptor]) -> list[str]:
     """
     types = [canonical(layer.media_type) for layer in layers]
     told = [annotated_path(layer) or own_name(layer) for layer in layers]
-    taken = {posixpath.normpath(path) for path in told if path}
+    places = [posixpath.normpath(path) for path in told if path]
+    taken = {*places, *(place.partition("/")[0] for place in places)}  # a directory has its name, too
     counts = Counter(media_type for media_type, path in zip(types, told, strict=True) if not path)
     numbers: Counter[str] = Counter()
     names: list[str] = []

@@ -1,0 +1,95 @@
+"""Unpacks a tar of 100,000 members, the most that a layer may have, interleaved in two ways, and compares them in one run.
+
+Read the ratio of one table, not the numbers of two: wall time on a shared machine varies by half.
+
+    tar         `tar --extract` of the file, and `sync --file-system`: the driver does not report what a power cut could take
+    modelcsi    `modelcsi pull` from Debian's docker-registry: it downloads, verifies, keeps records, links and syncs as well
+
+Exits with 1 when modelcsi takes more than --at-most times as long as GNU tar.
+"""
+
+from __future__ import annotations
+
+import argparse
+import resource
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+from modelcsi.artifact.members import MAX_MEMBERS
+from tests.fakes.content import Content
+from tests.integration.models import Format, push_layers, random_bytes, upload
+from tests.integration.registry import running_docker_registry
+
+_FILES_PER_DIRECTORY = 99
+
+
+def main() -> None:
+    """Run the rounds and print the table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--members", type=int, default=MAX_MEMBERS, help=f"default: {MAX_MEMBERS}")
+    parser.add_argument("--bytes", type=int, default=1000, help="size of each file (default: 1000)")
+    parser.add_argument("--rounds", type=int, default=3, help="how often each way runs (default: 3)")
+    parser.add_argument("--at-most", type=float, default=2.0, metavar="TIMES", help="default: 2")
+    options = parser.parse_args()
+    runs: dict[str, list[tuple[float, float]]] = {"tar": [], "modelcsi": []}
+    with tempfile.TemporaryDirectory(prefix="modelcsi-bench-") as scratch:
+        (Path(scratch) / "registry").mkdir()
+        archive = Path(scratch) / "model.tar"
+        _write_tar(archive, options.members, options.bytes)
+        with running_docker_registry(Path(scratch) / "registry") as registry:
+            content = Content()
+            push_layers(content, "bench/tar", [(archive.read_bytes(), Format.TAR.media_type, {})])
+            upload(content, registry.host)
+            for number in range(options.rounds):
+                target = Path(scratch) / f"tar-{number}"
+                unpack = 'mkdir "$2" && tar --extract --file "$1" --directory "$2" && sync --file-system "$2"'
+                runs["tar"].append(_measure(["sh", "-c", unpack, "sh", str(archive), str(target)], target))
+                target = Path(scratch) / f"modelcsi-{number}"
+                pull = ["pull", f"{registry.host}/bench/tar:v1", str(target)]
+                runs["modelcsi"].append(_measure([sys.executable, "-m", "modelcsi.cli.main", *pull], target))
+    ratio = _print_table(runs)
+    sys.exit(1 if ratio > options.at_most else 0)
+
+
+def _write_tar(archive: Path, members: int, size: int) -> None:
+    with tempfile.TemporaryDirectory(prefix="modelcsi-bench-") as source:
+        number = 0
+        while number < members:
+            directory = Path(source) / f"directory-{number:06d}"
+            directory.mkdir()
+            number += 1
+            for _ in range(min(_FILES_PER_DIRECTORY, members - number)):
+                (directory / f"file-{number:06d}.json").write_bytes(random_bytes(number, size))
+                number += 1
+        names = sorted(path.name for path in Path(source).iterdir())
+        listed = "\n".join(names).encode()
+        command = ["tar", "--create", "--file", str(archive), "--directory", source, "--files-from", "-"]
+        subprocess.run(command, input=listed, check=True)
+
+
+def _measure(command: list[str], target: Path) -> tuple[float, float]:
+    """Wall and CPU seconds of one run, which makes `target`; what it made is removed."""
+    subprocess.run(["sync"], check=True)  # what the last run left to be written is not this one's
+    before, began = resource.getrusage(resource.RUSAGE_CHILDREN), time.monotonic()
+    subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+    wall, after = time.monotonic() - began, resource.getrusage(resource.RUSAGE_CHILDREN)
+    subprocess.run(["rm", "-rf", str(target)], check=True)
+    return wall, after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+
+
+def _print_table(runs: dict[str, list[tuple[float, float]]]) -> float:
+    """Medians; returns how many times as long as GNU tar modelcsi took."""
+    print(f"{'':10}{'seconds':>9}{'CPU-s':>8}{'of tar':>8}")
+    limit = statistics.median(wall for wall, _ in runs["tar"])
+    for name, values in runs.items():
+        wall, cpu = (statistics.median(column) for column in zip(*values, strict=True))
+        print(f"{name:10}{wall:9.2f}{cpu:8.2f}{wall / limit:8.2f}")
+    return statistics.median(wall for wall, _ in runs["modelcsi"]) / limit
+
+
+if __name__ == "__main__":
+    main()
