@@ -14,16 +14,17 @@ import tempfile
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
 from modelcsi.artifact.artifact import Artifact, needed_config, recognise
 from modelcsi.artifact.facts import model_facts, producer_of
 from modelcsi.artifact.gitignore import PatternList
+from modelcsi.artifact.image_tree import concerns, image_reading, settled
 from modelcsi.artifact.index import Platform, walk
-from modelcsi.artifact.layer import TAR, sniff_codec
-from modelcsi.artifact.members import Member, MemberType
+from modelcsi.artifact.layer import TAR, Layer, sniff_codec
+from modelcsi.artifact.members import Member, MemberType, Reading
 from modelcsi.artifact.paths import normalise_path
 from modelcsi.artifact.patterns import judge
 from modelcsi.artifact.selection import Selection
@@ -43,10 +44,12 @@ from modelcsi.registry.docker_config import matching, parse_json
 from modelcsi.registry.hosts_toml import read_hosts
 from modelcsi.volume.spec import VolumeSpec, parse_spec
 from tests.fuzz import seeds
+from tests.fuzz.archives import seed_tars
 
 _NODE = Platform("linux", "amd64")
 _REFERENCE = Reference.parse("registry.example.com/team/model:v1")
 _SELECTIONS = (Selection(), Selection(exclude_weights=True), Selection(include=("*.json",)), Selection(sub_path="a"))
+_SHOWN_OF_IMAGES = (Selection(), Selection(sub_path="."), Selection(sub_path="a"), Selection(exclude=("*.txt",)))
 _MAX_DECODED_BYTES = 1 << 20
 
 
@@ -126,6 +129,37 @@ def tar(data: bytes) -> None:
         _check_tree(build_tree(_ONE_TAR, {_ONE_TAR.layers[0].digest: members}, Selection()))
 
 
+def image(data: bytes) -> None:
+    """The same bytes as a layer over an honest one, and over itself; the first byte says what of the image is shown."""
+    selection = _SHOWN_OF_IMAGES[data[0] % len(_SHOWN_OF_IMAGES)] if data else Selection()
+    base, top = seed_tars()[0], data[1 : _MAX_DECODED_BYTES + 1]
+    layers = tuple(
+        Layer(
+            Descriptor("application/vnd.oci.image.layer.v1.tar", Digest.of(content), len(content)), TAR, is_image=True
+        )
+        for content in (base, top, top)
+    )
+
+    def read(asked: Selection) -> dict[Digest, list[Member]]:
+        reading = image_reading(asked)
+        return {
+            layer.digest: _image_members(stream, reading)
+            for layer, stream in zip(layers, (base, top, top), strict=True)
+        }
+
+    with suppress(UnsupportedArtifact):
+        found = settled(layers, selection, read)
+        _check_tree(build_tree(Artifact(Digest.of(data), "image", layers, overlay=True), read(found), found))
+
+
+def _image_members(stream: bytes, reading: Reading) -> list[Member]:
+    parser = TarParser("the layer", partial(concerns, reading))
+    members = [event.member for event in parser.feed(memoryview(stream)) if isinstance(event, Start)]
+    parser.finish()
+    _check_members(members)
+    return members
+
+
 def docker_config(data: bytes) -> None:
     """A pull secret, and what a registry asks for."""
     with suppress(InvalidRequest):
@@ -186,6 +220,7 @@ TARGETS: Mapping[str, Target] = {
     "config": Target(config, seeds.configs, seeds.CONFIG_WORDS),
     "kitfile": Target(kitfile, seeds.kitfiles, seeds.CONFIG_WORDS),
     "tar": Target(tar, seeds.cut_tars, seeds.TAR_WORDS),
+    "image": Target(image, seeds.cut_tars, (*seeds.TAR_WORDS, ".wh.", ".wh..wh..opq", "models/")),
     "docker-config": Target(
         docker_config, seeds.docker_configs, ("auths", "auth", "identitytoken", "registry.example.com")
     ),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import json
 import os
 import random
 import shutil
@@ -22,6 +23,7 @@ from tests.integration.conftest import MakeDriver
 from tests.integration.driver import Driver, eventually, measured_memory
 from tests.integration.models import MIB, upload
 from tests.integration.registry import DockerRegistry
+from tests.integration.test_inspect import run
 
 OK = grpc.StatusCode.OK
 _RANDOM_IMAGES = 12
@@ -213,3 +215,39 @@ def test_a_base_layer_of_very_many_members_takes_no_memory(make_driver: MakeDriv
 
     assert {"m": b"1"} == found(target)
     assert peak[0] - before < 48 * MIB
+
+
+@pytest.mark.parametrize(
+    ("tag", "flags"),
+    [
+        ("models", ()),
+        ("models", ("--include", "d/", "--exclude", "*.bin")),
+        ("models", ("--sub-path", "opt")),
+        ("models", ("--sub-path", "models/now")),
+        ("root", ()),
+    ],
+)
+def test_inspect_and_pull_agree_on_an_image(
+    registry: FakeRegistry, tmp_path: Path, tag: str, flags: tuple[str, ...]
+) -> None:
+    """What is listed, with the paths that patterns are held against, is what a directory gets."""
+    model = [file("models/d/a"), file("models/d/b.bin", b"1"), file("models/c"), symlink("models/now", "/models/d")]
+    layers = [[file("opt/x"), file("models/c", b"old")], model] if tag == "models" else [[file("w.gguf"), file("x/y")]]
+    digests = push_image(registry.content, "images/inspect", tag, *layers)
+    reference = f"{registry.host}/images/inspect:{tag}"
+    told = json.loads(run("inspect", reference, "--json", *flags).stdout)
+    run("pull", reference, tmp_path / "out", *flags)
+    wanted = {entry["path"] for entry in told["files"] if entry["wanted"]}
+
+    assert ("image", digests) == (told["kind"], told["selection"]["layers"])
+    assert wanted == {path for path, what in found(tmp_path / "out").items() if what is not None}
+    assert wanted
+
+
+def test_inspect_says_why_an_image_cannot_be_mounted(registry: FakeRegistry) -> None:
+    """Its layers are listed all the same."""
+    push_image(registry.content, "images/plain", "v1", [file("bin/sh")])
+    told = json.loads(run("inspect", f"{registry.host}/images/plain:v1", "--json").stdout)
+
+    assert "a container image without a model" in told["warnings"][0]
+    assert 1 == len(told["layers"])

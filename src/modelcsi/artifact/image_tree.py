@@ -24,7 +24,7 @@ _RESERVED = ".wh..wh."
 _OPAQUE = ".wh..wh..opq"
 _MAX_HOPS = 40
 """The kernel's own limit for one path (path_resolution(7))."""
-_MAX_STEPS = 10_000_000
+_MAX_STEPS = 4_000_000
 _MAX_ROUNDS = 5
 """A link that leads to a directory of which nothing is known has all layers read again."""
 _MAX_NAME_CHARACTERS = 32 << 20
@@ -35,6 +35,7 @@ _SYSTEM = frozenset(
     {"bin", "boot", "dev", "etc", "lib", "lib32", "lib64", "libx32", "proc", "run", "sbin", "sys", "usr", "var"}
 )
 _PACKAGES = frozenset({"site-packages", "dist-packages", "node_modules"})
+_UNMISTAKABLE = (".gguf", ".safetensors", ".dduf")
 
 
 EVERYTHING = Reading(Form.IMAGE, ("",))
@@ -89,6 +90,8 @@ def _is_related(path: str, directory: str) -> bool:
 def _is_model_file(path: str) -> bool:
     if not has_weight_name(path):
         return False
+    if path.endswith(_UNMISTAKABLE):
+        return True
     components = path.split("/")
     return (len(components) == 1 or components[0] not in _SYSTEM) and _PACKAGES.isdisjoint(components)
 
