@@ -15,6 +15,7 @@ import resource
 import statistics
 import subprocess
 import sys
+import tarfile
 import tempfile
 import time
 from pathlib import Path
@@ -56,19 +57,19 @@ def main() -> None:
 
 
 def _write_tar(archive: Path, members: int, size: int) -> None:
-    with tempfile.TemporaryDirectory(prefix="modelcsi-bench-") as source:
-        number = 0
-        while number < members:
-            directory = Path(source) / f"directory-{number:06d}"
-            directory.mkdir()
-            number += 1
-            for _ in range(min(_FILES_PER_DIRECTORY, members - number)):
-                (directory / f"file-{number:06d}.json").write_bytes(random_bytes(number, size))
-                number += 1
-        names = sorted(path.name for path in Path(source).iterdir())
-        listed = "\n".join(names).encode()
-        command = ["tar", "--create", "--file", str(archive), "--directory", source, "--files-from", "-"]
-        subprocess.run(command, input=listed, check=True)
+    """As GNU tar writes it: a directory, then its files."""
+    with archive.open("wb") as file:
+        for number in range(members):
+            directory = f"directory-{number // (_FILES_PER_DIRECTORY + 1):06d}/"
+            is_directory = number % (_FILES_PER_DIRECTORY + 1) == 0
+            member = tarfile.TarInfo(directory if is_directory else f"{directory}file-{number:06d}.json")
+            member.type = tarfile.DIRTYPE if is_directory else tarfile.REGTYPE
+            member.mode, member.mtime = 0o755 if is_directory else 0o644, 1_700_000_000
+            member.size = 0 if is_directory else size
+            file.write(member.tobuf(tarfile.GNU_FORMAT))
+            if not is_directory:
+                file.write(random_bytes(number, size) + bytes(-size % tarfile.BLOCKSIZE))
+        file.write(bytes(2 * tarfile.BLOCKSIZE))
 
 
 def _measure(command: list[str], target: Path) -> tuple[float, float]:

@@ -213,7 +213,7 @@ class ContentStore:
                 ticket.is_done = True
 
     def _sync(self, items: Sequence[ReadyBlob | ReadyLayer]) -> None:
-        files: list[Path] = []
+        files: list[Path | str] = []
         for item in items:
             if isinstance(item, ReadyBlob):
                 os.fchmod(item.ingest.fd, item.mode)
@@ -223,7 +223,7 @@ class ContentStore:
                 record = item.ingest.directory / "record.json"
                 record.write_text(_encode_record(self._joined(item)))
                 files.append(record)
-                files.extend(Path(entry.path) for entry in os.scandir(item.ingest.members))
+                files.extend(entry.path for entry in os.scandir(item.ingest.members))
         if len(files) >= _MANY_FILES:
             sync_filesystem(self.layout.root)
             return

@@ -203,7 +203,7 @@ class LayerIngest:
             entry = _JOURNAL_ENTRY.pack(self._stray_position, number, size)
             write_all(self._journal_fd, entry, self._journal_position)
             self._journal_position += len(entry)
-        self._member_fd = _open_again(self.members / str(number))
+        self._member_fd = _open_again(f"{self.members}/{number}")
         self._member_stored = os.fstat(self._member_fd).st_size if self._is_resumable else 0
         self._member_offset = 0
         if self._is_resumable and size >= CHUNK_BYTES:  # a compressed stream may claim any size
@@ -317,12 +317,12 @@ def discard_ingest(layout: StoreLayout, digest: Digest, host: str = "") -> None:
         shutil.rmtree(directory)
 
 
-def _open_again(path: Path) -> int:
+def _open_again(path: Path | str) -> int:
     """Open for writing what an earlier attempt may have made read-only already: a complete member, or an interrupted commit."""
     try:
         return os.open(path, _OPEN, 0o600)
     except PermissionError:  # root is never refused
-        path.chmod(0o600)
+        os.chmod(path, 0o600)
         return os.open(path, _OPEN, 0o600)
 
 
