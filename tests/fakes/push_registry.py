@@ -34,6 +34,8 @@ class PushFaults:
     """Every PUT of a blob is answered with this status."""
     location: str = ""
     """Where every upload is said to go, instead of here."""
+    forbids: bool = False
+    """Nobody may begin an upload."""
     cut_part: int = 0
     """PATCHes whose connection is closed in the middle of the body; what came before is kept."""
     cut_after: int = 0
@@ -133,11 +135,19 @@ class _Handler(BaseHTTPRequestHandler):
     def do_POST(self) -> None:
         self._count("blob")
         self._body()
-        if self._is_admitted("pull,push"):
+        if self.state.faults.forbids:
+            self._answer(403, body=b'{"errors":[{"code":"DENIED"}]}')
+        elif self._is_admitted("pull,push"):
             with self.state.lock:
                 name = str(len(self.state.uploads) + 1)
                 self.state.uploads[name] = bytearray()
             self._answer(202, {"Location": self.state.faults.location or self._location(name)})
+
+    def do_DELETE(self) -> None:
+        self._count("upload")
+        if self._is_admitted("pull,push"):
+            del self.state.uploads[self._upload()]
+            self._answer(204)
 
     def do_PATCH(self) -> None:
         self._count("blob")

@@ -47,6 +47,12 @@ _TREES = st.dictionaries(_PATHS, _FILES, min_size=1, max_size=8)
 _numbers = itertools.count()
 
 
+@pytest.fixture(autouse=True)
+def cache_home(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing is noted in the home directory of who runs the tests."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
+
+
 def write_tree(root: Path, tree: Tree) -> None:
     """The directory."""
     for path, (content, mode) in tree.items():
@@ -123,6 +129,19 @@ def test_commands_and_driver_agree(
     )
     assert packed["digest"] == pulled["digest"]
     assert {"modelcsi", "modelpack"} == {answer("inspect", reference)[key] for key in ("producer", "kind")}
+
+
+def test_weights_of_zeros_are_no_bomb(driver: Driver, docker_registry: DockerRegistry, tmp_path: Path) -> None:
+    """What shrinks so much that the driver would refuse it is packed without compression, and mounts."""
+    size = (1 << 30) + 1
+    write_tree(tmp_path / "model", {"config.json": (b"{}", 0o644), "model.bin": (b"", 0o644)})
+    os.truncate(tmp_path / "model" / "model.bin", size)
+    reference = f"{docker_registry.host}/any/zeros:v1"
+    answer("pack", tmp_path / "model", reference, "--push", "--format", "tar+zstd")
+    target = published(driver, PodVolume("zeros", {"modelRef": reference}))
+
+    assert size == (target / "model.bin").stat().st_size
+    assert {"tar+zstd", "tar"} == {layer["codec"] for layer in answer("inspect", reference)["layers"]}
 
 
 def test_digest_does_not_depend_on_who_packs(tmp_path: Path) -> None:

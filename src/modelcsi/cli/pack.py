@@ -56,9 +56,11 @@ def run_pack(options: argparse.Namespace) -> int:
     directory = options.directory.absolute()
     reference = Reference.parse(options.reference)
     settings = PackSettings(reference, _CODECS[options.format], _source_date_epoch(), options.keep_times)
-    # Before the work and not after it: oras may be missing, the output may be in the way.
+    # Before the work and not after it: oras may be missing, the output may be in the way, the right to push may be wanting.
     pusher = _pusher(options) if options.push else None
     with _layout_place(directory, options) as output:
+        if pusher is not None and not reference.digest:
+            pusher.check(reference)
         result = _pack(directory, output, settings, pusher)
     _print_packed(result, None if options.push and not options.output else output, began, as_json=options.json)
     return 0

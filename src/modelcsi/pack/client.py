@@ -14,6 +14,7 @@ replaced by its own means of extension, each for a reason found in 0.2.43:
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Mapping
 from dataclasses import replace
 from types import MappingProxyType
@@ -82,6 +83,13 @@ class RepositoryClient(Registry):  # type: ignore[misc]  # oras carries no types
         self._access = Access(reference.host, reference.repository, credentials)
         self.auth = _Auth(Authorizer(transport, hosts), self._access, endpoint)
         self._place = _Place(endpoint, reference)
+
+    def check_rights(self) -> None:
+        """Returning normally means that these credentials may push: an upload was begun, and is cancelled. Raises as `upload`."""
+        url, _ = self.begin_upload(f"a push to {self._access.name}")
+        with contextlib.suppress(ModelCsiError):  # the registry forgets it in the end
+            if _origin(urlsplit(url)) == _origin(self._origin):
+                self.do_request(url, "DELETE")
 
     def uploads_in_parts(self, size: int) -> bool:
         """Whether an upload of so many bytes can be interrupted and go on."""

@@ -50,6 +50,10 @@ class LayoutWriter:
         new.rename(self._blobs / digest.hex)
         return Descriptor(media_type, digest, size, dict(annotations or {}))
 
+    def discard(self, blob: Descriptor) -> None:
+        """Remove a blob that nothing else is equal to."""
+        (self._blobs / blob.digest.hex).unlink()
+
     def finish(self, manifest: Descriptor, artifact_type: str, tag: str | None) -> None:
         """Write what makes the directory a layout: its one manifest, under `tag`."""
         entry = descriptor_json(manifest) | {"artifactType": artifact_type}

@@ -10,12 +10,12 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 
 from modelcsi.artifact.annotations import PRODUCER, PRODUCER_KEY
-from modelcsi.artifact.layer import Codec
+from modelcsi.artifact.layer import TAR, Codec, Compression
 from modelcsi.artifact.paths import base_name
 from modelcsi.errors import InvalidRequest, UnsupportedArtifact
 from modelcsi.oci.descriptor import Descriptor
@@ -27,6 +27,7 @@ from modelcsi.pack.encode import LayerStream
 from modelcsi.pack.facts import ModelFacts, read_facts
 from modelcsi.pack.layout import LayoutWriter, descriptor_json, new_layout, to_json
 from modelcsi.pack.walk import SourceFile, Walked
+from modelcsi.pull.unpack import is_bomb
 
 ARTIFACT_TYPE = "application/vnd.cncf.model.manifest.v1+json"
 _CONFIG_TYPE = "application/vnd.cncf.model.config.v1+json"
@@ -34,6 +35,8 @@ _FILEPATH = "org.cncf.model.filepath"
 _METADATA = "org.cncf.model.file.metadata+json"
 _TITLE = "org.opencontainers.image.title"
 _CREATED = "org.opencontainers.image.created"
+_MAX_TAR_FRAME_BYTES = 16 << 10
+"""What a tar adds to a file, at most: headers, long names, padding."""
 _CLASS_ORDER = {file_class: number for number, file_class in enumerate(FileClass)}
 
 
@@ -44,6 +47,7 @@ class PackSettings:
     reference: Reference
     """Its tag names the artifact in the layout, the last part of its repository is the model's name."""
     codec: Codec
+    """Of every layer; one that shrinks so much that it would be taken for an attack is a plain tar."""
     source_date_epoch: int | None = None
     """Seconds since 1970: when the model is said to be made, and the latest time of a file. None: nobody says."""
     keeps_times: bool = False
@@ -111,6 +115,22 @@ def _in_order(files: tuple[SourceFile, ...]) -> list[tuple[FileClass, SourceFile
 
 
 def _add_layer(
+    layout: LayoutWriter,
+    file: SourceFile,
+    file_class: FileClass,
+    settings: PackSettings,
+    on_read: Callable[[int], None],
+) -> PackedLayer:
+    layer = _encoded(layout, file, file_class, settings, on_read)
+    is_compressed = settings.codec.compression is not Compression.NONE
+    if is_compressed and is_bomb(file.size + _MAX_TAR_FRAME_BYTES, layer.descriptor.size):
+        # Weights of zeros: the driver would refuse them as a decompression bomb.
+        layout.discard(layer.descriptor)
+        return _encoded(layout, file, file_class, replace(settings, codec=TAR), lambda _: None)
+    return layer
+
+
+def _encoded(
     layout: LayoutWriter,
     file: SourceFile,
     file_class: FileClass,

@@ -90,11 +90,20 @@ class Pusher:
         """
         if reference.digest not in {None, artifact.digest}:
             raise InvalidRequest(f"{artifact.root} holds {artifact.digest}, not {reference.digest}")
+        return self._with_credentials(
+            reference,
+            lambda client: _Push(client, artifact, reference, progress, self._records, self._pauses_seconds).run(),
+        )
+
+    def check(self, reference: Reference) -> None:
+        """Ask whether these credentials may push to the repository, before the work of packing. Raises as `push` does."""
+        self._with_credentials(reference, lambda client: client.check_rights())
+
+    def _with_credentials(self, reference: Reference, operation: Callable[[RepositoryClient], _Result]) -> _Result:
         first_refusal: ModelCsiError | None = None
         for credentials in self._keychain.candidates(reference, Caller()):
             try:
-                client = self._make_client(self._transport, self._hosts, reference, credentials)
-                return _Push(client, artifact, reference, progress, self._records, self._pauses_seconds).run()
+                return operation(self._make_client(self._transport, self._hosts, reference, credentials))
             except (Unauthenticated, Forbidden) as error:
                 first_refusal = first_refusal or error
             except RegistryUnavailable as error:

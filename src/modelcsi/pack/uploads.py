@@ -115,7 +115,11 @@ def _read(fd: int) -> str:
 
 def _remove_old(directory: Path) -> None:
     end = time.time() - _KEPT_SECONDS
-    for path in directory.iterdir():
+    try:
+        paths = list(directory.iterdir())
+    except OSError:  # somebody else's
+        return
+    for path in paths:
         with contextlib.suppress(OSError):  # another process removes it, too
             if path.stat().st_mtime < end:
                 path.unlink()

@@ -289,3 +289,20 @@ def test_missing_oras_is_told(transport: HttpTransport, monkeypatch: pytest.Monk
         Pusher(transport, Hosts(), Keychain(None))
 
     assert "pip install 'model-csi-driver[pack]'" == caught.value.hint
+
+
+def test_right_to_push_is_checked_without_a_trace(transport: HttpTransport, registry: PushRegistry) -> None:
+    """An upload is begun, and cancelled."""
+    reference = Reference.parse(registry.reference)
+    Pusher(transport, Hosts(), Keychain(None)).check(reference)
+
+    assert ({"POST blob": 1, "DELETE upload": 1}, {}) == (registry.requests, registry.uploads)
+
+
+def test_missing_right_to_push_is_told_beforehand(transport: HttpTransport, registry: PushRegistry) -> None:
+    """Packing may take an hour."""
+    registry.faults.forbids = True
+    with pytest.raises(Forbidden, match="DENIED") as caught:
+        Pusher(transport, Hosts(), Keychain(None)).check(Reference.parse(registry.reference))
+
+    assert "grant them the right to push" == caught.value.hint
