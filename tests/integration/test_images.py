@@ -100,7 +100,11 @@ def publish(driver: Driver, reference: str, **attributes: str) -> Path:
 def test_random_images_are_what_buildah_unpacks(
     driver: Driver, docker_registry: DockerRegistry, buildah: Buildah
 ) -> None:
-    """Directory for directory, whatever their layers do to each other."""
+    """Of an image, what the layers make of the shown directory is shown, as a container would see it; links that lead out of it are
+    refused.
+
+    Directory for directory, whatever their layers do to each other.
+    """
     content = Content()
     for seed in range(_RANDOM_IMAGES):
         layers = [

@@ -179,7 +179,9 @@ def test_an_old_instance_removes_the_new_ones_socket(
         old.stop(None).wait()
         kubelet.wait_for_event(REGISTERED, times=2)
 
-    assert [REGISTERED, DEREGISTERED, REGISTERED] == kubelet.events
+    # kubelet may have met the old one in the moment between its start and its unlinking: it is no registrar.
+    events = [event for event in kubelet.events if not event.startswith("failed")]
+    assert [REGISTERED, DEREGISTERED, REGISTERED] == events
     assert Phase.REGISTERED is registration.state.phase
 
 
