@@ -35,7 +35,7 @@ _MODELPACK = "application/vnd.cncf.model"
 _KIT = "application/vnd.kitops.modelkit"
 _OLLAMA = "application/vnd.ollama.image"
 _DOCKER = "application/vnd.docker.ai"
-_QUADRATIC = 25
+_QUADRATIC = 40
 """Between 10 and 100 (or 40, where only a part of the work is quadratic); the machine is never idle."""
 
 
@@ -100,9 +100,10 @@ MANIFESTS: dict[str, Callable[[int], tuple[dict[str, Any], bytes | None]]] = {
 def test_ten_thousand_layers_take_ten_times_as_long_as_a_thousand(kind: str) -> None:
     """From the bytes of the manifest to the tree, in every kind."""
     few, many = MANIFESTS[kind](MAX_LAYERS // 10), MANIFESTS[kind](MAX_LAYERS)
-    few_seconds = min(_seconds_of_recognising(*few) for _ in range(3))
+    few_seconds = min(_seconds_of_recognising(*few) for _ in range(5))
+    many_seconds = min(_seconds_of_recognising(*many) for _ in range(5))
 
-    assert _seconds_of_recognising(*many) < few_seconds * _QUADRATIC
+    assert many_seconds < few_seconds * _QUADRATIC
 
 
 def _seconds_of_recognising(document: dict[str, Any], config: bytes | None) -> float:

@@ -21,6 +21,7 @@ import pytest
 from tests.fakes.content import FILE_PATH, RAW_WEIGHT
 from tests.fakes.kubelet import Answer, PodVolume
 from tests.fakes.registry import Auth, FakeRegistry, User
+from tests.images import file, push_image
 from tests.integration.conftest import MakeDriver
 from tests.integration.driver import Driver, eventually, mount_of
 from tests.integration.models import MIB, Format, Model, promised, push, push_layers, random_bytes, random_files, shown
@@ -254,18 +255,11 @@ def test_special_files(driver: Driver, registry: FakeRegistry, member: tarfile.T
 
 def test_no_model(driver: Driver, registry: FakeRegistry) -> None:
     """An artifact that is no model is refused with FAILED_PRECONDITION, and the answer says what it is."""
-    config = {"mediaType": "application/vnd.oci.image.config.v1+json", **_described(registry, b"{}")}
-    layer = {"mediaType": "application/vnd.oci.image.layer.v1.tar+gzip", **_described(registry, b"layer")}
-    registry.content.add_manifest("images/web", {"schemaVersion": 2, "config": config, "layers": [layer]}, "v1")
+    push_image(registry.content, "images/web", "v1", [file("bin/sh")])
     answer = driver.kubelet.publish(PodVolume("no-model", {"modelRef": f"{registry.host}/images/web:v1"}))
 
     assert Code.FAILED_PRECONDITION == answer.code
-    assert "container image" in answer.text
-
-
-def _described(registry: FakeRegistry, content: bytes) -> dict[str, object]:
-    descriptor = registry.content.add_blob("images/web", content)
-    return {"digest": str(descriptor.digest), "size": descriptor.size}
+    assert "a container image without a model" in answer.text
 
 
 @pytest.mark.parametrize("attribute", [{"excludeModelWeights": "true"}, {"excludeFilePatterns": '["*.safetensors"]'}])
