@@ -15,7 +15,7 @@ from modelcsi.artifact.kinds.modelkit import MODELKIT
 from modelcsi.artifact.kinds.modelpack import MODELPACK
 from modelcsi.artifact.kinds.ollama import OLLAMA
 from modelcsi.artifact.kinds.refused import EVIDENCE, NO_MODEL
-from modelcsi.artifact.layer import Layer
+from modelcsi.artifact.layer import RAW, Layer
 from modelcsi.artifact.mediatypes import canonical, is_encrypted
 from modelcsi.errors import CorruptContent, UnsupportedArtifact
 from modelcsi.oci.descriptor import Descriptor
@@ -89,9 +89,10 @@ def recognise(manifest: Manifest, digest: Digest, config: bytes | None = None) -
     contents = kind.read(manifest if config is None else _with_config(manifest, config))
     if not contents.layers:
         raise UnsupportedArtifact("; ".join(("the artifact has no content", *contents.warnings[:3])))
-    _refuse_two_forms(contents.layers)
-    _refuse_impossible_size(contents.layers)
-    return Artifact(digest, kind.name, contents.layers, contents.warnings, kind.is_overlay)
+    layers = _decided(contents.layers)
+    _refuse_two_forms(layers)
+    _refuse_impossible_size(layers)
+    return Artifact(digest, kind.name, layers, contents.warnings, kind.is_overlay)
 
 
 def _kind_of(manifest: Manifest) -> Kind:
@@ -105,13 +106,30 @@ def _with_config(manifest: Manifest, content: bytes) -> Manifest:
     return replace(manifest, config=replace(config, data=content))
 
 
+def _decided(layers: tuple[Layer, ...]) -> tuple[Layer, ...]:
+    """Undecided layers are files where the manifest itself has the same bytes as a file, or as another directory."""
+    files = {layer.digest for layer in layers if layer.codec == RAW}
+    roots: dict[Digest, set[str | None]] = {}
+    for layer in layers:
+        if layer.undecided:
+            roots.setdefault(layer.digest, set()).add(layer.tar_root)
+    files |= {digest for digest, found in roots.items() if len(found) > 1}
+    return tuple(_as_file(layer) if layer.undecided and layer.digest in files else layer for layer in layers)
+
+
+def _as_file(layer: Layer) -> Layer:
+    return replace(layer, codec=RAW, undecided=False, tar_root=None, sole_member_path=None, is_one_file=False)
+
+
 def _refuse_two_forms(layers: tuple[Layer, ...]) -> None:
     """One digest is kept once, as a file or as members, never as both; no producer asks for both."""
     forms: dict[Digest, tuple[object, ...]] = {}
     for layer in layers:
         form = (layer.codec.is_tar, layer.undecided, not layer.codec.is_tar and layer.codec.compression)
         if forms.setdefault(layer.digest, form) != form:
-            raise UnsupportedArtifact(f"the manifest names {layer.where} both as a file and as a tar")
+            raise UnsupportedArtifact(
+                f"the manifest names {layer.where} in two forms: as a file, a tar or something compressed"
+            )
 
 
 def _refuse_impossible_size(layers: tuple[Layer, ...]) -> None:

@@ -241,7 +241,7 @@ class Image:
             if base_name(member.path).startswith(_WHITEOUT):
                 self._white_out(layer, member)
         for number, member in numbered(members):
-            if not base_name(member.path).startswith(_WHITEOUT):
+            if not base_name(member.path).startswith(_WHITEOUT) and f"/{_RESERVED}" not in f"/{member.path}":
                 self._enter(ImageNode(layer, member, number, step=self._step))
 
     def _white_out(self, layer: Layer, member: Member) -> None:

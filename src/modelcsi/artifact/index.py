@@ -11,10 +11,8 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 
 from modelcsi.artifact.artifact import is_model
-from modelcsi.artifact.kinds.modelkit import MODELKIT_PREFIX
-from modelcsi.artifact.kinds.modelpack import MODELPACK_PREFIXES
 from modelcsi.artifact.kinds.refused import thing_of, thing_of_type
-from modelcsi.artifact.mediatypes import canonical
+from modelcsi.artifact.mediatypes import MODELKIT_PREFIX, MODELPACK_PREFIXES, canonical
 from modelcsi.artifact.paths import shown
 from modelcsi.errors import UnsupportedArtifact
 from modelcsi.oci.descriptor import Descriptor

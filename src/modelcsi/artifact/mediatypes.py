@@ -6,6 +6,13 @@ import re
 
 from modelcsi.artifact.layer import Codec, Compression
 
+# The third is only in the guide of modelpack.org.
+MODELPACK_PREFIXES = ("application/vnd.cncf.model.", "application/vnd.cnai.model.", "application/vnd.cncf.modelpack.")
+MODELKIT_PREFIX = "application/vnd.kitops.modelkit."
+DOCKER_PREFIX = "application/vnd.docker.ai."
+MODEL_PREFIXES = (*MODELPACK_PREFIXES, MODELKIT_PREFIX, DOCKER_PREFIX)
+"""The formats whose types tell how a layer is packed; a layer of one may stand in an artifact of another."""
+
 EMPTY = "application/vnd.oci.empty.v1+json"
 
 # Docker writes `.tar.gzip` and once wrote `.tar.zstd`; a nondistributable (foreign) layer decodes like its plain twin.

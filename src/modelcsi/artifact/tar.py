@@ -38,6 +38,7 @@ _EXTENDED = frozenset({_LONG_NAME, _LONG_LINK, _PAX, _PAX_GLOBAL})
 _TYPES = {
     b"0": MemberType.FILE,
     b"\0": MemberType.FILE,
+    b"7": MemberType.FILE,  # contiguous: POSIX has it read as any other
     b"1": MemberType.HARDLINK,
     b"2": MemberType.SYMLINK,
     b"5": MemberType.DIRECTORY,
@@ -270,6 +271,8 @@ class TarParser:
             kind = MemberType.DIRECTORY  # v7 tars have no other sign for it
         if kind is MemberType.DIRECTORY and name.startswith(".") and _NOTHING.issuperset(name.split("/")):
             return None
+        if kind is MemberType.DIRECTORY and self._concerns is not None and not name.strip("/"):
+            return None  # kaniko has an entry for the image's root
         path = normalise_path(name, where)
         target = ""
         if kind in {MemberType.SYMLINK, MemberType.HARDLINK}:
@@ -292,6 +295,8 @@ class TarParser:
             return raw[:_MAX_LINK_BYTES].decode(errors="surrogateescape")
         target = decode_name(raw, self._where)
         if kind is MemberType.HARDLINK:
+            if self._concerns is not None:
+                target = target.lstrip("/")  # kaniko writes where the file was
             return normalise_path(target, f"the target of the hard link {shown(path)} in {self._where}")
         check_link_target(path, target, self._where)
         return target

@@ -104,7 +104,9 @@ def _build_image(artifact: Artifact, members: Mapping[Digest, Sequence[Member]],
             if filters.wants(path, is_weight=False):
                 raise UnsupportedArtifact(f"{shown(node.member.path)} in {node.layer.where} is a device or a FIFO")
         else:
-            builder.add_image_node(path, node, root)
+            builder.add_image_node(
+                path, node, root, is_wanted=filters.is_everything or filters.wants(path, is_weight=False)
+            )
     entries = builder.entries() if filters.is_everything else builder.selected(filters)
     if not entries:
         files = [path for path, node in builder.nodes.items() if node.entry.type is not EntryType.DIRECTORY]

@@ -85,7 +85,7 @@ class TreeBuilder:
             else:
                 self._add_member(layer, number, member)
 
-    def add_image_node(self, path: str, node: ImageNode, root: str) -> None:
+    def add_image_node(self, path: str, node: ImageNode, root: str, *, is_wanted: bool = True) -> None:
         """An entry of an image, with the path at which it is shown; parents come first."""
         member, where = node.member, node.layer.where
         mtime_ns = member.mtime_ns if member.mtime_ns >= 0 else None
@@ -95,12 +95,16 @@ class TreeBuilder:
             added = TreeNode(FileEntry(path, EntryType.SYMLINK, 0, _SYMLINK_MODE, mtime_ns, member.target), where)
         else:
             entry = _member_entry(path, node.layer, node.number, member)
-            added = TreeNode(entry, where, is_kept=bool(member.sha256))
+            # Not kept, although the bytes may be here: what is shown must not depend on what others fetched before.
+            added = TreeNode(entry, where)
             name = f"{root}/{path}" if root else path
             if member.path != name:
                 if root and not member.path.startswith(f"{root}/"):
+                    if not is_wanted:
+                        return
                     raise UnsupportedArtifact(
-                        f"{shown(name)} is a hard link to {shown(member.path)} in {where}, outside of what is shown"
+                        f"{shown(name)} is a hard link to {shown(member.path)} in {where}, outside of what is shown",
+                        hint="name a directory that holds both by subPath, or leave the link out by exclude",
                     )
                 source = replace(
                     added, entry=replace(entry, path=member.path.removeprefix(f"{root}/") if root else member.path)

@@ -32,11 +32,17 @@ what this node's driver holds and does.
 """
 
 
+_OF_PEOPLE = frozenset({"pack", "push", "pull", "inspect"})
+"""Commands for which a file that cannot be used is an answer, not a bug."""
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit status."""
     parser = _parser()
     options = parser.parse_args(arguments)
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # clean up as on Ctrl-C; the driver decides for itself
+    for number in (signal.SIGTERM, signal.SIGHUP):  # clean up as on Ctrl-C; the driver decides for itself
+        if signal.getsignal(number) is signal.SIG_DFL:  # nohup ignores SIGHUP
+            signal.signal(number, signal.default_int_handler)
     try:
         run: Callable[[argparse.Namespace], int] = options.run if options.command else _command_of_environment(parser)
         return run(options)
@@ -50,6 +56,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except BrokenPipeError:  # the reader of our output has gone (`| head`)
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return DONE
+    except OSError as error:
+        if options.command not in _OF_PEOPLE:
+            raise
+        where = f"{error.filename}: " if error.filename else ""
+        return _report(InvalidRequest(f"{where}{error.strerror or error}"), FAILED)
 
 
 def _report(error: ModelCsiError, status: int) -> int:
@@ -154,7 +165,7 @@ def _add_model_commands(commands: _Commands) -> None:
         "push",
         _push,
         "push a packed model to its registry\n\n"
-        "What the registry has already is not sent again; a push that was interrupted is started again.\n"
+        "What the registry has already is not sent again; a push that was interrupted goes on when it is started again.\n"
         "Credentials are those of the docker config. Needs oras: pip install 'model-csi-driver[pack]'.",
     )
     push.add_argument("layout", type=Path, metavar="LAYOUT", help="what `modelcsi pack` wrote")

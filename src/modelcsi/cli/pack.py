@@ -100,14 +100,22 @@ def _push(pusher: Pusher, artifact: PackedArtifact, reference: Reference) -> Pus
 @contextlib.contextmanager
 def _layout_place(directory: Path, options: argparse.Namespace) -> Iterator[Path]:
     """Where the layout goes; a temporary one lies beside the directory: TMPDIR is often memory, and a model may not fit."""
-    output = (options.output or directory.resolve().with_name(f"{directory.resolve().name}.oci")).absolute()
-    if output.resolve().is_relative_to(directory.resolve()):
+    try:
+        source = directory.resolve()
+    except RuntimeError as error:  # a loop of symlinks, up to Python 3.12
+        raise InvalidRequest(f"{directory} cannot be resolved: {error}") from error
+    if not source.name and not options.output:
+        raise InvalidRequest(
+            f"{directory} has no name that the layout's could be made of", hint="name it with --output"
+        )
+    output = (options.output or source.with_name(f"{source.name}.oci")).absolute()
+    if output.resolve().is_relative_to(source):
         raise InvalidRequest(f"{output} lies in {directory}", hint="name a place beside it with --output")
     if not options.push or options.output:
         check_output(output)
         yield output
         return
-    beside = directory.resolve().parent
+    beside = source.parent
     temporary = Path(tempfile.mkdtemp(prefix="modelcsi-pack-", dir=beside if os.access(beside, os.W_OK) else None))
     try:
         yield temporary / "layout"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator
 from typing import IO, cast
 
@@ -25,11 +26,13 @@ def decode(compression: Compression, pieces: Iterator[bytes], where: str) -> Ite
 
     Raises UnsupportedArtifact naming `where` when the bytes are not what the compression says, or end too early.
     """
-    if compression is Compression.GZIP:
-        return _gunzip(pieces, where)
-    if compression is Compression.ZSTD:
-        return _unzstd(pieces, where)
-    return pieces
+    if compression is Compression.NONE:
+        return pieces
+    first = next(pieces, b"")
+    if not first:
+        return iter(())  # of no bytes, whatever their type
+    rest = itertools.chain([first], pieces)
+    return _gunzip(rest, where) if compression is Compression.GZIP else _unzstd(rest, where)
 
 
 def needs_large_window(head: bytes) -> bool:

@@ -48,6 +48,7 @@ _ATTEMPTS = 3
 KEEP_COMPRESSED_ABOVE_BYTES = 16 << 20
 """Writing the received bytes as well costs 0.1 CPU-s/GB beside 1 to 2 of decompression; fetching them again costs more."""
 _READ_BYTES = 1 << 20
+_BLOCK = 512
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,7 +92,7 @@ class LayerPuller:
         with self._store.layout.blob(layer.digest).open("rb") as file:
             head = file.read(_READ_BYTES)
             rest = iter(partial(file.read, _READ_BYTES), b"")
-            return _is_tar(layer, head) and (layer.tar_root is None or has_admitted_members(layer, head, rest))
+            return _is_tar(layer, head, rest)
 
     def need_bytes(self, layer: Layer, selection: Selection, host: str) -> int:
         """Bytes of disk that bringing the layer takes, as far as the manifest tells."""
@@ -177,7 +178,8 @@ class LayerPuller:
         with closing(BlobIngest(self._store.layout, layer.digest, layer.size, work.sources.host)) as received:
             self._transfer(layer.descriptor, Accounted(received, work.reservation), work)
             head = b"".join(received.read(0, min(layer.size, _READ_BYTES)))
-            if _is_tar(layer, head):
+            rest = received.read(len(head), layer.size)
+            if _is_tar(layer, head, rest):
                 reading = self._reading(layer, work)
                 with closing(self._layer_ingest(layer, work, reading, is_resumable=False)) as ingest:
                     unpacker = Unpacker(layer, work.selection_of(layer), ingest, work.reservation, reading)
@@ -276,11 +278,15 @@ def _ready(ingest: BlobIngest, layer: Layer) -> ReadyBlob:
     return ReadyBlob(ingest, (layer.mode or 0) & 0o555 | 0o444, layer.mtime_ns or 0)
 
 
-def _is_tar(layer: Layer, head: bytes) -> bool:
-    """Whether an undecided layer's bytes are a tar, compressed or not."""
+def _is_tar(layer: Layer, head: bytes, rest: Iterator[bytes]) -> bool:
+    """Whether an undecided layer's bytes are a tar that the layer may be."""
     codec = sniff_codec(layer.codec, head)
+    if layer.tar_root is not None and codec.compression is not Compression.GZIP:
+        return False  # oras-py compresses its directories
     try:
         first = next(decode(codec.compression, iter([head]), layer.where), b"")
     except UnsupportedArtifact:
         return False
-    return is_tar_head(first)
+    if layer.has_fallback_name and len(first) >= _BLOCK and not any(first[:_BLOCK]):
+        return True  # an empty one: nobody named a file
+    return is_tar_head(first) and (layer.tar_root is None or has_admitted_members(layer, head, rest))

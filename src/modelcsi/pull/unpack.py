@@ -146,16 +146,22 @@ def member_filter(reading: Reading) -> Callable[[str], bool] | None:
 
 
 def has_admitted_members(layer: Layer, head: bytes, rest: Iterator[bytes]) -> bool:
-    """Whether all members of a tar may be in the layer; stops at the first that may not. A broken tar is said to have them."""
+    """Whether all members of a tar may be in the layer; stops at the first that may not, or cannot be read.
+
+    What is broken after a member that is admitted is said to have them: it is refused when it is unpacked.
+    """
     parser = TarParser(layer.where)
     compression = sniff_codec(layer.codec, head).compression
+    has_some = False
     try:
         for data in decode(compression, itertools.chain([head], rest), layer.where):
             for event in parser.feed(memoryview(data)):
-                if isinstance(event, Start) and not layer.admits(event.member.path):
-                    return False
+                if isinstance(event, Start):
+                    if not layer.admits(event.member.path):
+                        return False
+                    has_some = True
     except UnsupportedArtifact:
-        return True
+        return has_some
     return True
 
 

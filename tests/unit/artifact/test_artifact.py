@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from modelcsi.artifact.artifact import recognise
-from modelcsi.artifact.layer import RAW, TAR, TAR_GZIP, TAR_ZSTD, Codec
+from modelcsi.artifact.layer import RAW, RAW_GZIP, RAW_ZSTD, TAR, TAR_GZIP, TAR_ZSTD, Codec
 from modelcsi.errors import UnsupportedArtifact
 from modelcsi.oci.digest import Digest
 from modelcsi.oci.manifest import Manifest, parse_manifest
@@ -189,10 +189,30 @@ def test_encrypted_layers_are_refused(media_type: str) -> None:
         artifact(layer(media_type, filepath="x"))
 
 
-def test_compressed_raw_is_refused() -> None:
-    """Shown as it is, the file would not be what its name says."""
-    with pytest.raises(UnsupportedArtifact, match="compressed file"):
-        artifact(layer("application/vnd.cncf.model.weight.v1.raw+gzip", filepath="x"))
+@pytest.mark.parametrize(
+    ("media_type", "codec"),
+    [
+        ("application/vnd.cncf.model.weight.v1.raw+gzip", RAW_GZIP),
+        ("application/vnd.cncf.model.weight.v1.raw+zstd", RAW_ZSTD),
+        ("application/vnd.docker.ai.dir.tar", TAR),
+        ("application/vnd.kitops.modelkit.code.v1.tar", TAR),
+        ("application/vnd.kitops.modelkit.code.v1.tar+gzip", TAR_GZIP),
+    ],
+)
+def test_a_type_tells_how_it_is_packed(media_type: str, codec: Codec) -> None:
+    """Also a type of a sister format, or one that the format's own tools do not write."""
+    found = artifact(layer(filepath="w"), layer(media_type, b"other", filepath="x")).layers[1]
+
+    assert codec == found.codec
+
+
+def test_a_directory_of_oras_in_a_modelpack() -> None:
+    """`oras push` with ModelPack's artifact type packs directories as ever."""
+    pushed = layer("application/octet-stream", b"tar", title="d")
+    pushed["annotations"]["io.deis.oras.content.unpack"] = "true"
+    found = artifact(layer(filepath="w"), pushed).layers[1]
+
+    assert (TAR_GZIP, None) == (found.codec, found.path)
 
 
 @pytest.mark.parametrize(
@@ -281,8 +301,17 @@ def test_generic_layers(
 
 def test_one_digest_in_two_forms_is_refused() -> None:
     """The same bytes are kept once: as a file, or as members."""
-    with pytest.raises(UnsupportedArtifact, match="both as a file and as a tar"):
+    with pytest.raises(UnsupportedArtifact, match="in two forms"):
         artifact(layer(filepath="a"), layer("application/vnd.cncf.model.weight.v1.tar", filepath="b"))
+
+
+def test_one_digest_as_a_file_and_undecided_is_a_file() -> None:
+    """An empty `__init__.py` of ORAS' default type beside one that says what it is; the same bytes under two titles."""
+    found = artifact(
+        layer(IMAGE_LAYER, b"", title="a/__init__.py"), layer(MODEL_RAW, b"", filepath="b/__init__.py")
+    ).layers
+
+    assert [(RAW, False), (RAW, False)] == [(one.codec, one.undecided) for one in found]
 
 
 def test_empty_config_of_oras_py() -> None:

@@ -371,7 +371,6 @@ def test_what_is_outside_is_of_no_concern(outside: Change) -> None:
         (file("etc/../../x"), "it leaves the artifact"),
         (file("../models/x"), "it leaves the artifact"),
         (hardlink("models/x", "etc/passwd"), "which is no file before it"),
-        (hardlink("models/x", "/models/m"), "it is absolute"),
         (hardlink("models/x", "models/d"), "which is no file before it"),
         (Change("models/x", b"S"), "a sparse file"),
         (file("models/.wh."), "the whiteout of no name"),
@@ -577,3 +576,16 @@ def test_readings(one: tuple[str, ...], other: tuple[str, ...], covers: bool, jo
     assert (True, True) == (first.joined(second).covers(first), first.joined(second).covers(second))
     assert (True, False) == (Reading().covers(first), first.covers(Reading()))
     assert first == Reading.from_json(first.to_json())
+
+
+@pytest.mark.parametrize(
+    "odd",
+    [directory("/"), hardlink("models/link", "/models/m"), file("models/.wh..wh.plnk/1.2")],
+    ids=["root", "absolute hard link", "AUFS"],
+)
+def test_what_other_builders_write(odd: Change) -> None:
+    """kaniko has an entry for the root, and links to where a file was in the build; AUFS left directories of its own."""
+    seen = shown([file("models/m", b"m"), odd])
+
+    assert {"m": b"m"} == {path: content for path, content in seen.items() if path != "link"}
+    assert seen.get("link", b"m") == b"m"

@@ -36,7 +36,6 @@ from tests.unit.artifact.builders import (
         (tarfile.FIFOTYPE, "FIFO"),
         (tarfile.GNUTYPE_SPARSE, "sparse"),
         (b"V", "volume label"),
-        (b"7", "unknown type b'7'"),
         (b"X", "unknown type b'X'"),
         (b"\xff", "unknown type"),
     ],

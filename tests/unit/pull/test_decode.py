@@ -44,7 +44,9 @@ def decoded(compression: Compression, content: bytes, size: int = 1000) -> bytes
         pytest.param(Compression.GZIP, gzip.compress(TEXT) * 3, TEXT * 3, id="gzip members"),
         pytest.param(Compression.GZIP, gzip.compress(TEXT) + bytes(5000), TEXT, id="gzip padded"),
         pytest.param(Compression.GZIP, gzip.compress(b"") + gzip.compress(TEXT), TEXT, id="gzip after nothing"),
+        pytest.param(Compression.GZIP, b"", b"", id="no gzip at all"),
         pytest.param(Compression.ZSTD, zstd(TEXT), TEXT, id="zstd"),
+        pytest.param(Compression.ZSTD, b"", b"", id="no zstd at all"),
         pytest.param(Compression.ZSTD, zstd(TEXT, with_size=False) + zstd(TEXT), TEXT * 2, id="zstd frames"),
         pytest.param(Compression.ZSTD, zstd(b"") + zstd(TEXT) + zstd(b""), TEXT, id="zstd empty frames"),
         pytest.param(Compression.ZSTD, b"\x50\x2a\x4d\x18\x04\0\0\0skip" + zstd(TEXT), TEXT, id="zstd skippable frame"),
@@ -71,7 +73,6 @@ GZIP, ZSTD = gzip.compress(TEXT), zstd(TEXT)
 @pytest.mark.parametrize(
     ("compression", "content", "message"),
     [
-        pytest.param(Compression.GZIP, b"", "cut off", id="gzip empty"),
         pytest.param(Compression.GZIP, b"no gzip at all", "not valid gzip", id="gzip garbage"),
         pytest.param(Compression.GZIP, GZIP[:10], "cut off", id="gzip header only"),
         pytest.param(Compression.GZIP, GZIP[: len(GZIP) // 2], "cut off", id="gzip half"),
@@ -80,7 +81,6 @@ GZIP, ZSTD = gzip.compress(TEXT), zstd(TEXT)
         pytest.param(Compression.GZIP, GZIP + b"garbage, and more of it", "not valid gzip", id="gzip garbage after"),
         pytest.param(Compression.GZIP, GZIP[:-8] + bytes(8), "not valid gzip", id="gzip checksum"),
         pytest.param(Compression.ZSTD, b"no zstd at all", "not valid zstd", id="zstd garbage"),
-        pytest.param(Compression.ZSTD, b"", "cut off", id="zstd empty"),
         pytest.param(Compression.ZSTD, ZSTD[:3], "cut off", id="zstd magic"),
         pytest.param(Compression.ZSTD, ZSTD[: len(ZSTD) // 2], "cut off", id="zstd half"),
         pytest.param(Compression.ZSTD, ZSTD[:-1], "cut off", id="zstd short"),

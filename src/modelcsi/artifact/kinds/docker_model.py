@@ -7,10 +7,10 @@ from __future__ import annotations
 
 from modelcsi.artifact.annotations import told_path
 from modelcsi.artifact.kinds.kind import Contents, Kind, config_type, read_named
-from modelcsi.artifact.kinds.names import DOCKER_PREFIX, is_known
+from modelcsi.artifact.kinds.names import is_known
 from modelcsi.artifact.kinds.reading import file_layer, tar_layer, undecided_layer
 from modelcsi.artifact.layer import TAR, Layer, fallback_name
-from modelcsi.artifact.mediatypes import canonical, codec_of, is_image_layer
+from modelcsi.artifact.mediatypes import DOCKER_PREFIX, canonical, codec_of, is_image_layer
 from modelcsi.oci.descriptor import Descriptor
 from modelcsi.oci.manifest import Manifest
 

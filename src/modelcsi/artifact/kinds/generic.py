@@ -6,13 +6,11 @@ from dataclasses import replace
 
 from modelcsi.artifact.annotations import TITLE_KEY, told_path
 from modelcsi.artifact.kinds.kind import Contents, Kind, read_named
-from modelcsi.artifact.kinds.reading import file_layer
+from modelcsi.artifact.kinds.reading import file_layer, is_oras_directory, oras_directory
 from modelcsi.artifact.layer import TAR_GZIP, Layer
 from modelcsi.artifact.mediatypes import canonical, codec_of
 from modelcsi.oci.descriptor import Descriptor
 from modelcsi.oci.manifest import Manifest
-
-_UNPACK = "io.deis.oras.content.unpack"
 
 
 def _read(manifest: Manifest) -> Contents:
@@ -29,8 +27,8 @@ def _read_layer(descriptor: Descriptor, name: str) -> Layer | None:
     directory of oras-py, which says nothing. 3. A file, whatever its type: `oras push` gives files a tar's type.
     """
     codec = codec_of(canonical(descriptor.media_type))
-    if descriptor.annotations.get(_UNPACK) == "true":
-        return Layer(descriptor, codec if codec is not None and codec.is_tar else TAR_GZIP)
+    if is_oras_directory(descriptor):
+        return oras_directory(descriptor)
     path = told_path(descriptor, name)
     if path is None:
         return None

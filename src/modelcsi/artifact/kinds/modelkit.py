@@ -23,12 +23,11 @@ from modelcsi.artifact.kinds.kitfile import (
 )
 from modelcsi.artifact.kinds.reading import file_layer, tar_layer, undecided_layer
 from modelcsi.artifact.layer import TAR, Layer, fallback_name
-from modelcsi.artifact.mediatypes import canonical, codec_of, is_image_layer
+from modelcsi.artifact.mediatypes import MODEL_PREFIXES, MODELKIT_PREFIX, canonical, codec_of, is_image_layer
 from modelcsi.artifact.paths import normalise_path
 from modelcsi.oci.descriptor import Descriptor
 from modelcsi.oci.manifest import Manifest
 
-MODELKIT_PREFIX = "application/vnd.kitops.modelkit."
 _WEIGHTS = frozenset({"model", "modelpart"})
 
 
@@ -74,8 +73,7 @@ def _read_layer(descriptor: Descriptor, name: str, entry: KitfileEntry | None, k
     other type: a file if it has a name.
     """
     media_type = canonical(descriptor.media_type)
-    is_own = media_type.startswith(MODELKIT_PREFIX)
-    codec = codec_of(media_type) if is_own else None
+    codec = codec_of(media_type) if media_type.startswith(MODEL_PREFIXES) else None
     is_weight = layer_class(media_type) in _WEIGHTS
     if codec is not None and codec.is_tar:
         prefix = parent_of(entry) if entry and kitfile.is_old and filepath_annotation(descriptor) is None else ""

@@ -10,15 +10,12 @@ from modelcsi.artifact.annotations import told_path
 from modelcsi.artifact.kinds.kind import Contents, Kind, config_type, read_named
 from modelcsi.artifact.kinds.kitfile import KITFILE_ANNOTATION, parse_kitfile, refuse_what_is_elsewhere
 from modelcsi.artifact.kinds.names import is_known
-from modelcsi.artifact.kinds.reading import file_layer, tar_layer, undecided_layer
-from modelcsi.artifact.layer import RAW, TAR, Compression, Layer, fallback_name
-from modelcsi.artifact.mediatypes import canonical, codec_of, is_image_layer
-from modelcsi.errors import UnsupportedArtifact
+from modelcsi.artifact.kinds.reading import file_layer, is_oras_directory, oras_directory, tar_layer, undecided_layer
+from modelcsi.artifact.layer import RAW, TAR, Layer, fallback_name
+from modelcsi.artifact.mediatypes import MODEL_PREFIXES, MODELPACK_PREFIXES, canonical, codec_of, is_image_layer
 from modelcsi.oci.descriptor import Descriptor
 from modelcsi.oci.manifest import Manifest
 
-# The third is only in the guide of modelpack.org.
-MODELPACK_PREFIXES = ("application/vnd.cncf.model.", "application/vnd.cnai.model.", "application/vnd.cncf.modelpack.")
 _WEIGHT = ".model.weight.v1."
 _WEIGHT_FLAG = "org.cnai.model.model"
 """How artifacts of November 2024 mark weights: their layers have the types of image layers."""
@@ -50,24 +47,21 @@ def _model_type(descriptor: Descriptor) -> str:
 def _read_layer(descriptor: Descriptor, name: str) -> Layer | None:
     """The layer; None for one that has neither a known type nor a name.
 
-    1. a tar by its type, 2. an image layer, which is a tar or a file, 3. a file by its type, 4. any other type: a file if
-    it has a name (RamaLama: octet-stream, text/plain).
+    1. a directory of ORAS, 2. a tar by its type, 3. an image layer, which is a tar or a file, 4. a file by its type,
+    compressed or not, 5. any other type: a file if it has a name (RamaLama: octet-stream, text/plain).
     """
     media_type = _model_type(descriptor)
     is_own = media_type.startswith(MODELPACK_PREFIXES)
-    codec = codec_of(media_type) if is_own else None
+    codec = codec_of(media_type) if media_type.startswith(MODEL_PREFIXES) else None
     is_weight = _WEIGHT in media_type or descriptor.annotations.get(_WEIGHT_FLAG) == "true"
+    if codec is None and is_oras_directory(descriptor):
+        return oras_directory(descriptor)
     if codec is not None and codec.is_tar:
         return tar_layer(descriptor, codec, is_weight=is_weight)
-    if codec is not None and codec.compression is not Compression.NONE:
-        raise UnsupportedArtifact(
-            f"layer {descriptor.digest} is a compressed file ({media_type}), which ModelPack does not have",
-            hint="pack it raw, or as tar with compression",
-        )
     if is_image_layer(media_type):
         return undecided_layer(descriptor, codec_of(media_type) or TAR, is_weight=is_weight)
     path = told_path(descriptor, name)
-    is_file = codec == RAW or (is_own and media_type.endswith(_RAW_ENDINGS)) or is_known(media_type)
+    is_file = codec is not None or (is_own and media_type.endswith(_RAW_ENDINGS)) or is_known(media_type)
     if path is None and is_file:
         path = fallback_name(descriptor.digest)
-    return file_layer(descriptor, path, is_weight=is_weight) if path else None
+    return file_layer(descriptor, path, codec or RAW, is_weight=is_weight) if path else None

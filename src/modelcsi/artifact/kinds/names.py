@@ -12,11 +12,10 @@ from collections import Counter
 from collections.abc import Sequence
 
 from modelcsi.artifact.annotations import annotated_path
-from modelcsi.artifact.mediatypes import canonical
+from modelcsi.artifact.mediatypes import DOCKER_PREFIX, canonical
 from modelcsi.oci.descriptor import Descriptor
 
 OLLAMA_PREFIX = "application/vnd.ollama.image."
-DOCKER_PREFIX = "application/vnd.docker.ai."
 
 KNOWN_NAMES = {
     f"{OLLAMA_PREFIX}model": "model.gguf",

@@ -3,10 +3,24 @@
 from __future__ import annotations
 
 from modelcsi.artifact.annotations import FileMetadata, filepath_annotation, parse_file_metadata, told_path
-from modelcsi.artifact.layer import RAW, Codec, Layer, fallback_name
+from modelcsi.artifact.layer import RAW, TAR_GZIP, Codec, Layer, fallback_name
+from modelcsi.artifact.mediatypes import canonical, codec_of
 from modelcsi.artifact.paths import base_name
 from modelcsi.artifact.selection import has_weight_name
 from modelcsi.oci.descriptor import Descriptor
+
+_UNPACK = "io.deis.oras.content.unpack"
+
+
+def is_oras_directory(descriptor: Descriptor) -> bool:
+    """Whether `oras push` packed a directory, and says so."""
+    return descriptor.annotations.get(_UNPACK) == "true"
+
+
+def oras_directory(descriptor: Descriptor) -> Layer:
+    """A directory of ORAS: its members carry the title as prefix, and its type may be anything."""
+    codec = codec_of(canonical(descriptor.media_type))
+    return Layer(descriptor, codec if codec is not None and codec.is_tar else TAR_GZIP)
 
 
 def file_layer(descriptor: Descriptor, path: str, codec: Codec = RAW, *, is_weight: bool = False) -> Layer:
