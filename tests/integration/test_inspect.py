@@ -14,8 +14,11 @@ from modelcsi.oci.manifest import OCI_INDEX, OCI_MANIFEST
 from tests.examples import EXPECTED, INDEXES, MOUNTABLE, serve
 from tests.fakes.content import MODEL_ARTIFACT
 from tests.fakes.registry import FakeRegistry
+from tests.images import file, hardlink, tar
 from tests.integration.driver import PROGRAM
-from tests.integration.models import MIB, Format, push, random_bytes, random_files, shown
+from tests.integration.models import MIB, Format, push, push_layers, random_bytes, random_files, shown
+
+_TAR_WITH_A_LINK = tar([file("a/w.safetensors", b"weights"), hardlink("b/w.safetensors", "a/w.safetensors")])
 
 PRODUCERS = {
     "modctl-tar": "modctl",
@@ -179,6 +182,14 @@ def test_large_tars_are_read_only_if_asked(registry: FakeRegistry) -> None:
     assert ([str(layers[1].layers[0])], 0) == (told[1]["unread_layers"], served)
     assert "--files" in lines
     assert (True, ["b.txt", "large.bin"]) == (full["files_complete"], [file["path"] for file in full["files"]])
+
+
+def test_a_hard_link_is_told_without_the_file_that_it_names(registry: FakeRegistry) -> None:
+    """As the driver shows it."""
+    model = push_layers(registry.content, "inspect/link", [(_TAR_WITH_A_LINK, Format.TAR.media_type, {})])
+    told = inspected(model.at(registry.host), "--include", "b/w.safetensors")
+
+    assert ([], 1) == (told["warnings"], told["selection"]["files"])
 
 
 def test_people_see_what_they_would_get(registry: FakeRegistry) -> None:

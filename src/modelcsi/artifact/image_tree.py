@@ -35,6 +35,11 @@ _SYSTEM = frozenset(
     {"bin", "boot", "dev", "etc", "lib", "lib32", "lib64", "libx32", "proc", "run", "sbin", "sys", "usr", "var"}
 )
 _PACKAGES = frozenset({"site-packages", "dist-packages", "node_modules"})
+# Beside those of `has_weight_name`: what else a model at the root of an image may be.
+_MODEL_SUFFIXES = (
+    *(".bst", ".joblib", ".llamafile", ".mar", ".mnn", ".nemo", ".npy", ".ot", ".params", ".pdmodel", ".pickle"),
+    *(".pkl", ".plan", ".pte", ".rknn", ".tfl", ".trt", ".weights"),
+)
 _UNMISTAKABLE = (".gguf", ".safetensors", ".dduf")
 
 
@@ -88,9 +93,10 @@ def _is_related(path: str, directory: str) -> bool:
 
 
 def _is_model_file(path: str) -> bool:
-    if not has_weight_name(path):
+    name = path.lower()
+    if not has_weight_name(name) and not name.endswith(_MODEL_SUFFIXES):
         return False
-    if path.endswith(_UNMISTAKABLE):
+    if name.endswith(_UNMISTAKABLE):
         return True
     components = path.split("/")
     return (len(components) == 1 or components[0] not in _SYSTEM) and _PACKAGES.isdisjoint(components)

@@ -90,7 +90,7 @@ def parse_manifest(content: bytes, content_type: str = "") -> Manifest | Index:
     return Manifest(
         media_type=media_type or OCI_MANIFEST,
         artifact_type=artifact_type or None,
-        config=None if config is None else parse_descriptor(config, "config"),
+        config=None if config in (None, {}) else parse_descriptor(config, "config"),  # `{}` says as little as none
         layers=_parse_descriptors(document.get(layers_field), layers_field),
         annotations=annotations,
     )

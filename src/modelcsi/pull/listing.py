@@ -42,7 +42,8 @@ class Listing:
         known = tuple(layer for layer in self.artifact.layers if layer.digest not in self.unread)
         if not known or (self.artifact.overlay and self.unread):  # any layer may hide what another one has
             return ()
-        tree = build_tree(replace(self.artifact, layers=known), self.members, selection)
+        members = {digest: _as_kept(digest, found) for digest, found in self.members.items()}
+        tree = build_tree(replace(self.artifact, layers=known), members, selection)
         return tuple(entry for entry in tree.entries if entry.type is not EntryType.DIRECTORY)
 
     def choice(self, selection: Selection) -> Choice:
@@ -65,9 +66,19 @@ class Listing:
             sum(entry.size for entry in files),
             frozenset(layer.digest for layer in layers),
             sum(layer.size for layer in layers),
-            idle_patterns(selection, paths),
+            {} if self.unread or not paths else idle_patterns(selection, paths),
             problem,
         )
+
+
+def _as_kept(digest: Digest, members: tuple[Member, ...]) -> tuple[Member, ...]:
+    """As a pull keeps them where a link of the tar is wanted: with the file that it names, wanted or not."""
+    if not any(member.type is MemberType.HARDLINK for member in members):
+        return members
+    return tuple(
+        replace(member, sha256=member.sha256 or f"{digest}:{number}") if member.type is MemberType.FILE else member
+        for number, member in enumerate(members)
+    )
 
 
 @dataclass(frozen=True, slots=True)

@@ -61,7 +61,7 @@ def parse_choice(*choices: str) -> Callable[[str], str]:
 
     def parse(text: str) -> str:
         if text not in choices:
-            nearest = difflib.get_close_matches(text, choices, 1, 0.4)
+            nearest = difflib.get_close_matches(text, choices, 1, 0.3)
             raise ValueError(
                 f"must be one of {', '.join(choices)}" + (f"; did you mean {nearest[0]}?" if nearest else "")
             )

@@ -186,6 +186,8 @@ def test_a_hard_link_keeps_what_a_later_layer_replaces() -> None:
         ([[file("o.gguf", b"3"), file("README", b"r")]], {"o.gguf": b"3", "README": b"r"}),
         ([[file("models/m", b"1"), file("o.gguf", b"3")], [whiteout("models")]], {"o.gguf": b"3"}),
         ([[file("lib/o.safetensors", b"3")]], {"lib": None, "lib/o.safetensors": b"3"}),
+        ([[file("Model.GGUF", b"3")]], {"Model.GGUF": b"3"}),
+        ([[file("model.joblib", b"3")]], {"model.joblib": b"3"}),
         ([[symlink("models", "srv/v1"), file("srv/v1/m", b"1")]], {"m": b"1"}),
         ([[symlink("models", "/srv/now"), file("srv/v2/m", b"1")], [symlink("srv/now", "v2")]], {"m": b"1"}),
         ([[symlink("models", "nowhere"), file("model/n", b"2")]], {"n": b"2"}),

@@ -64,6 +64,7 @@ def test_index() -> None:
     [
         ("", {"layers": []}, Manifest),
         ("", {"config": DESCRIPTOR}, Manifest),
+        ("", {"layers": [DESCRIPTOR], "config": {}}, Manifest),
         ("", {"manifests": []}, Index),
         ("text/plain; charset=utf-8", {"layers": []}, Manifest),
         ("application/json", {"manifests": []}, Index),
@@ -110,7 +111,7 @@ def test_media_type_is_never_the_content_type() -> None:
         ({"layers": [None]}, r"layers\[0\] is not a descriptor"),
         ({"manifests": 7}, "manifests of the manifest is not a list"),
         ({"layers": [], "annotations": {"a": 1}}, "annotations of the manifest"),
-        ({"layers": [], "config": {}}, "config has no digest"),
+        ({"layers": [], "config": {"size": 2}}, "config has no digest"),
         ({"layers": [DESCRIPTOR] * (MAX_LAYERS + 1)}, "are the limit"),
     ],
 )
