@@ -7,9 +7,13 @@ differs in several cases (`foo/**` matches a file `foo` here). Comments and blan
 from __future__ import annotations
 
 import enum
+import functools
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 from modelcsi.artifact.globs import match
+
+_SPECIAL = frozenset("*?[\\/")
 
 
 class Verdict(enum.Enum):
@@ -22,6 +26,10 @@ class Verdict(enum.Enum):
 
 def judge(pattern: str, path: Sequence[str]) -> Verdict:
     """What `pattern` says about the file with these path components (`ParsePattern(pattern, nil).Match(path, false)`)."""
+    simple = _simple(pattern)
+    if simple is not None and len(path) == 1:  # 256 of these are asked about each of 100,000 files
+        found = path[0].endswith(simple.text) if simple.is_suffix else path[0] == simple.text
+        return Verdict.NO_MATCH if not found else Verdict.INCLUDE if simple.includes else Verdict.EXCLUDE
     text = pattern.encode("utf-8", "surrogatepass")
     names = [name.encode("utf-8", "surrogatepass") for name in path]
     includes = text.startswith(b"!")
@@ -37,6 +45,25 @@ def judge(pattern: str, path: Sequence[str]) -> Verdict:
     if not matched:
         return Verdict.NO_MATCH
     return Verdict.INCLUDE if includes else Verdict.EXCLUDE
+
+
+@dataclass(frozen=True, slots=True)
+class _Simple:
+    """A pattern that is a name, or `*` and the end of one."""
+
+    text: str
+    is_suffix: bool
+    includes: bool
+
+
+@functools.lru_cache(maxsize=1024)
+def _simple(pattern: str) -> _Simple | None:
+    text = pattern.removeprefix("!").rstrip(" ")
+    is_suffix = text.startswith("*")
+    rest = text.removeprefix("*")
+    if not text or _SPECIAL.intersection(rest):
+        return None
+    return _Simple(rest, is_suffix, pattern.startswith("!"))
 
 
 def _matches_name(pattern: bytes, names: list[bytes], directory_only: bool) -> bool:  # noqa: FBT001

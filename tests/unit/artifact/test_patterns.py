@@ -179,3 +179,14 @@ def test_no_pattern_takes_long(pattern: str) -> None:
         judge(pattern, ["a" * 255])
 
     assert time.process_time() - began < 2
+
+
+@given(st.text(st.sampled_from("ab.*!? \\[é"), max_size=6), st.text(st.sampled_from("ab.! é"), min_size=1, max_size=6))
+def test_the_quick_way_says_the_same(pattern: str, name: str) -> None:
+    """Names, and ends of names, are compared without a glob."""
+    quick = judge(pattern, [name])
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("modelcsi.artifact.patterns._simple", lambda _: None)
+        slow = judge(pattern, [name])
+
+    assert slow is quick
