@@ -23,6 +23,7 @@ from modelcsi.errors import (
     InvalidRequest,
     NotFound,
     PullPending,
+    StoreFull,
     TransientError,
     Unauthenticated,
     UnsupportedArtifact,
@@ -60,7 +61,12 @@ def run_pull(options: argparse.Namespace) -> int:
     root = _store_root(directory)
     began = time.monotonic()
     _remove_spent(root)
-    digest = _pull(wish, directory, root, options)
+    try:
+        digest = _pull(wish, directory, root, options)
+    except StoreFull as error:  # whose advice is for the driver's store
+        raise StoreFull(
+            error.message, hint=f"free space there, or name a directory on a larger disk than {directory}'s"
+        ) from error
     size = sum(path.lstat().st_size for path in directory.rglob("*") if path.is_file() and not path.is_symlink())
     result = {
         "reference": str(wish.reference),
