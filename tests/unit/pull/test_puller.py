@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import re
 import socket
 import threading
@@ -217,7 +218,10 @@ def test_a_refused_credential_answers_only_its_owner(puller: Puller, store: Stor
         alice = Call(Pod(puller, reference, "alice", secrets=secret(registry, "alice", "s3cret")))
         wait_until(lambda: owners(puller) == ["alice"])
         carol = Call(Pod(puller, reference, "carol", secrets=secret(registry, "carol", "c4rol")))
-        wait_until(lambda: len(owners(puller)) == 2)
+        hers = f"Basic {base64.b64encode(b'carol:c4rol').decode()}"
+        wait_until(
+            lambda: any("/blobs/" in seen.path and hers == seen.headers.get("authorization") for seen in registry.seen)
+        )
         registry.users["carol"] = User("c4rol", frozenset())
         registry.faults._statuses.clear()
         carol.thread.join(10)
