@@ -106,7 +106,9 @@ def _lying_certificates(directory: Path) -> TlsSettings:
 
 def _named_host(name: str, table: Mapping[str, Any], directory: Path) -> NamedHost:
     capabilities = table.get("capabilities", list(_CAPABILITIES))
-    if not isinstance(capabilities, list) or not all(item in _CAPABILITIES for item in capabilities):
+    if not isinstance(capabilities, list) or not all(
+        isinstance(item, str) and item in _CAPABILITIES for item in capabilities
+    ):
         raise _unusable(directory, f"capabilities of {_shown(name)} are not among pull, resolve, push")
     checks_rights = table.get(CHECKS_RIGHTS, False)
     if not isinstance(checks_rights, bool):
