@@ -67,12 +67,16 @@ def main() -> None:
     sys.exit(1 if findings else 0)
 
 
-def fuzz(names: Sequence[str], seconds: float, jobs: int) -> list[str]:
-    """Run the targets; a text for each finding."""
+def fuzz(names: Sequence[str], seconds: float, jobs: int, seed: int | None = None) -> list[str]:
+    """Run the targets; a text for each finding.
+
+    With a `seed` the inputs are the same each time, as far as the seconds go: what `hack/test` finds today it must not
+    have missed yesterday by chance. Without one each run goes on with what earlier ones learned.
+    """
 
     def run(name: str) -> str | None:
         began = time.monotonic()
-        result, finding = _fuzz_one(name, TARGETS[name], seconds)
+        result, finding = _fuzz_one(name, TARGETS[name], seconds, seed)
         print(
             f"{name:15}{'FOUND' if finding else 'ok':7}{time.monotonic() - began:4.0f} s  {_summary(result)}",
             flush=True,
@@ -83,13 +87,17 @@ def fuzz(names: Sequence[str], seconds: float, jobs: int) -> list[str]:
         return [finding for finding in pool.map(run, names) if finding]
 
 
-def _fuzz_one(name: str, target: Target, seconds: float) -> tuple[str, str | None]:
+def _fuzz_one(name: str, target: Target, seconds: float, seed: int | None) -> tuple[str, str | None]:
     """The program's output, and what it found."""
     shared_memory = Path("/dev/shm")
     with tempfile.TemporaryDirectory(dir=shared_memory if shared_memory.is_dir() else None) as scratch:
         findings = Path(scratch) / "findings"
         findings.mkdir()
-        command = (_guided if IS_GUIDED else _blind)(name, target, seconds, findings)
+        command = _guided(name, target, seconds, findings) if IS_GUIDED else _blind(name, seconds, findings)
+        if IS_GUIDED:
+            grown = Path(scratch) / "grown" if seed is not None else _GROWN / name
+            grown.mkdir(parents=True, exist_ok=True)
+            command += [f"-seed={seed or 0}", str(grown), str(findings.parent / "seeds")]
         environment = {**os.environ, "TMPDIR": scratch, "PYTHONPATH": f"{_ROOT / 'src'}:{_ROOT}"}
         process = subprocess.run(
             command, cwd=scratch, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, check=False
@@ -103,8 +111,6 @@ def _fuzz_one(name: str, target: Target, seconds: float) -> tuple[str, str | Non
 
 
 def _guided(name: str, target: Target, seconds: float, findings: Path) -> list[str]:
-    grown = _GROWN / name
-    grown.mkdir(parents=True, exist_ok=True)
     seeds.write(findings.parent / "seeds", [*target.seeds(), *seeds.kept(name)])
     dictionary = findings.parent / "words"
     dictionary.write_text("".join(f'"{_quoted(word)}"\n' for word in target.words))
@@ -117,7 +123,6 @@ def _guided(name: str, target: Target, seconds: float, findings: Path) -> list[s
             f"-artifact_prefix={findings}/",
             "-print_final_stats=1",
         ),
-        *(str(grown), str(findings.parent / "seeds")),
     ]
 
 
@@ -126,7 +131,7 @@ def _quoted(word: str) -> str:
     return word.replace("\\", "\\\\").replace("\\\\x", "\\x").replace('"', '\\"')
 
 
-def _blind(name: str, _target: Target, seconds: float, findings: Path) -> list[str]:
+def _blind(name: str, seconds: float, findings: Path) -> list[str]:
     return [sys.executable, "-m", "tests.fuzz.blind", name, "--seconds", str(seconds), "--findings", str(findings)]
 
 
