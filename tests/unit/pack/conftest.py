@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import struct
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -16,6 +16,8 @@ from modelcsi.oci.reference import Reference
 from modelcsi.pack.layout import PackedArtifact, open_layout
 from modelcsi.pack.pack import PackSettings, pack
 from modelcsi.pack.walk import walk
+from modelcsi.registry.transport import HttpTransport
+from tests.fakes.push_registry import PushRegistry
 
 MTIME_NS = 1_700_000_000_123_456_789
 REFERENCE = Reference.parse("registry.test/models/tiny:v1")
@@ -120,3 +122,18 @@ def manifest_of(artifact: PackedArtifact) -> Manifest:
     manifest = parse_manifest(artifact.content)
     assert isinstance(manifest, Manifest)
     return manifest
+
+
+@pytest.fixture(scope="module")
+def transport() -> Iterator[HttpTransport]:
+    """One for all."""
+    transport = HttpTransport()
+    yield transport
+    transport.close()
+
+
+@pytest.fixture
+def registry() -> Iterator[PushRegistry]:
+    """An empty registry."""
+    with PushRegistry() as running:
+        yield running

@@ -3,7 +3,6 @@ from __future__ import annotations
 import os
 import random
 import stat
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -23,21 +22,6 @@ from tests.unit.pack.test_push import log_in
 
 PART = 1 << 20
 SIZE = 5 * PART + 12_345
-
-
-@pytest.fixture(scope="module")
-def transport() -> Iterator[HttpTransport]:
-    """One for all."""
-    transport = HttpTransport()
-    yield transport
-    transport.close()
-
-
-@pytest.fixture
-def registry() -> Iterator[PushRegistry]:
-    """An empty registry."""
-    with PushRegistry() as running:
-        yield running
 
 
 @pytest.fixture

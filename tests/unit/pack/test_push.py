@@ -3,7 +3,6 @@ from __future__ import annotations
 import base64
 import json
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -28,21 +27,6 @@ from tests.unit.pack.conftest import Packer, write
 from tests.unit.registry.conftest import Authority, make_authority
 
 PASSWORD = "s3cret-password"
-
-
-@pytest.fixture(scope="module")
-def transport() -> Iterator[HttpTransport]:
-    """One for all."""
-    transport = HttpTransport()
-    yield transport
-    transport.close()
-
-
-@pytest.fixture
-def registry() -> Iterator[PushRegistry]:
-    """An empty registry."""
-    with PushRegistry() as running:
-        yield running
 
 
 @pytest.fixture
