@@ -35,14 +35,7 @@ def normalise_path(text: str, where: str) -> str:
         raise UnsupportedArtifact(f"unsafe path {shown(text)} in {where}: {reason}")
     if text.startswith("/"):
         raise UnsupportedArtifact(f"unsafe path {shown(text)} in {where}: it is absolute")
-    components: list[str] = []
-    for component in text.split("/"):
-        if component == "..":
-            if not components:
-                raise UnsupportedArtifact(f"unsafe path {shown(text)} in {where}: it leaves the artifact")
-            components.pop()
-        elif component not in {"", "."}:
-            components.append(component)
+    components = _components(text, where)
     if not components:
         raise UnsupportedArtifact(f"unsafe path {shown(text)} in {where}: it names no file")
     if len(components) > MAX_DEPTH:
@@ -59,6 +52,10 @@ def lexical_path(text: str, where: str) -> str:
     """
     if len(text) <= _PLAIN_CHARACTERS and _PLAIN.fullmatch(text):
         return text
+    return "/".join(_components(text, where))
+
+
+def _components(text: str, where: str) -> list[str]:
     components: list[str] = []
     for component in text.split("/"):
         if component == "..":
@@ -67,7 +64,7 @@ def lexical_path(text: str, where: str) -> str:
             components.pop()
         elif component not in {"", "."}:
             components.append(component)
-    return "/".join(components)
+    return components
 
 
 def check_link_target(path: str, target: str, where: str) -> None:
