@@ -9,11 +9,12 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
+from modelcsi.artifact.layer import Layer
 from modelcsi.artifact.tree import wanted_layers
 from modelcsi.deadline import Deadline
 from modelcsi.errors import FinalError, Forbidden, ModelCsiError, NotFound, Unauthenticated
@@ -173,9 +174,9 @@ class Puller:
             self._store.content.keep_manifest(digest, content)
         view = wish.view_of(artifact.digest)
         path = self._store.views.path(view)
-        if path is not None and self._is_proven(resolved):
+        if path is not None and self._is_proven(resolved, layers):
             return PulledView(view, path)
-        if wish.policy is PullPolicy.NEVER and not self._is_here(resolved):
+        if wish.policy is PullPolicy.NEVER and not self._is_here(resolved, layers):
             raise NotFound(
                 f"{wish.reference} is on this node in part only, or not for these credentials, and pullPolicy is Never",
                 hint="pull it with another policy first",
@@ -196,19 +197,16 @@ class Puller:
         if self.observer is not None:
             self.observer.layer_finished(size_bytes, seconds, error)
 
-    def _is_here(self, resolved: Resolved) -> bool:
+    def _is_here(self, resolved: Resolved, layers: Sequence[Layer]) -> bool:
         """Whether a job would have to ask nobody for anything."""
         selection = resolved.wish.selection
-        layers = wanted_layers(resolved.artifact, selection)
-        return self._is_proven(resolved) and all(
+        return self._is_proven(resolved, layers) and all(
             is_told(layer) or self._layers.holds(layer, selection) for layer in layers
         )
 
-    def _is_proven(self, resolved: Resolved) -> bool:
+    def _is_proven(self, resolved: Resolved, layers: Sequence[Layer]) -> bool:
         repository = resolved.repository
-        needed = {
-            layer.digest for layer in wanted_layers(resolved.artifact, resolved.wish.selection) if not is_told(layer)
-        }
+        needed = {layer.digest for layer in layers if not is_told(layer)}
         return needed == self._store.records.deliveries(needed, repository.host, repository.name)
 
     def _join(self, resolved: Resolved, owner: str) -> PullJob:
