@@ -1,6 +1,8 @@
 {{/* Written by hack/gen-chart from src/modelcsi/config/model.py: the keys that are read at start only. */}}
 {{- define "modelcsi.restartKeys" -}}
 - csi_endpoint
+- fuse.adapter
+- fuse.holder
 - kubelet_registration_dir
 - kubelet_registration_path
 - kubernetes.events

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from modelcsi.config.environment import read_environment
-from modelcsi.config.model import Address, Config, Namespaces, ServiceAccountToken, SizeBytes
+from modelcsi.config.model import Address, Config, Namespaces, Seconds, ServiceAccountToken, SizeBytes
 from modelcsi.config.values import as_flag, as_list, as_mapping, as_text, as_texts, read_yaml, shown
 from modelcsi.errors import InvalidRequest
 
@@ -30,6 +30,8 @@ _SIZE = re.compile(
     r"\s*(?P<number>[0-9][0-9,]*(?:\.[0-9]+)?)\s*(?P<prefix>[kmgtpe]?)(?P<binary>i?)b?\s*", re.IGNORECASE
 )
 _PREFIXES = "kmgtpe"
+_TIME = re.compile(r"\s*(?P<number>[0-9]{1,9}(?:\.[0-9]{1,9})?)\s*(?P<unit>[smh]?)\s*")
+_UNITS = {"": 1, "s": 1, "m": 60, "h": 3600}
 _MAX_NUMBER = 1 << 63
 
 
@@ -130,11 +132,20 @@ def parse_size(value: object, key: str) -> SizeBytes:
     raise InvalidRequest(f"{key} is {shown(value)}, not a size", hint="write 10TiB, 500GB or a number of bytes")
 
 
+def _seconds(value: object, key: str) -> Seconds:
+    if isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < _MAX_NUMBER:
+        return Seconds(float(value))
+    if isinstance(value, str) and (match := _TIME.fullmatch(value)):
+        return Seconds(float(match["number"]) * _UNITS[match["unit"]])
+    raise InvalidRequest(f"{key} is {shown(value)}, not a time", hint="write 90s, 5m or a number of seconds")
+
+
 _CONVERTERS: dict[object, Callable[[object, str], object]] = {
     str: as_text,
     bool: as_flag,
     int: _number,
     SizeBytes: parse_size,
+    Seconds: _seconds,
     Path: _directory,
     Path | None: _path,
     tuple[str, ...]: as_texts,

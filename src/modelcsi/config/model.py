@@ -22,6 +22,8 @@ Address = NewType("Address", str)
 """Text in which `$NAME` and `${NAME}` stand for environment variables."""
 SizeBytes = NewType("SizeBytes", int)
 """Written as a number of bytes or as `10TiB` (powers of 1024), `500GB` (powers of 1000)."""
+Seconds = NewType("Seconds", float)
+"""Written as a number of seconds or as `90s`, `5m`, `1h`."""
 Namespaces = Mapping[str, tuple[str, ...]]
 """Prefixes of references, each with a list of namespaces."""
 
@@ -32,6 +34,10 @@ _SERVICE_NAME = r"[A-Za-z0-9]([-.A-Za-z0-9]{0,61}[A-Za-z0-9])?"
 _PROXY_URL = r"(https?://.*)?"
 _LOG_LEVELS = ("debug", "info", "warning", "error")
 _MIN_MEMORY_BYTES = 8 << 20
+_ADAPTERS = ("auto", "passthrough", "pyfuse3")
+_VERIFIED = ("range", "complete")
+_HOLDERS = ("managed", "external")
+_MAX_READ_AHEAD_KB = 64 << 10
 _MAX_NODE_LABELS = 64
 """A guess at what a node object should carry; each label is about 60 bytes, sent to every watcher of nodes."""
 
@@ -151,6 +157,35 @@ class RegistryConfig:
 
 
 @dataclass(frozen=True, slots=True)
+class FuseConfig:
+    """How volumes with `mountMode: lazy` are served while their bytes arrive."""
+
+    adapter: str = field(default="auto", metadata=_RESTART | {"words": _ADAPTERS})
+    """What speaks to the kernel: `passthrough` (kernel 6.9 and newer: files that are complete are read without any process of the
+    driver's, and the server may be replaced while pods read), or `pyfuse3` (older kernels: a server's death ends its mounts).
+    Default: `auto`, the first that this node can; where it can neither, lazy volumes are mounted as `bind` ones are, when
+    they are complete, and their pods are told."""
+
+    verify: str = field(default="range", metadata={"words": _VERIFIED})
+    """When a file may be read: `range`, as soon as the bytes asked for are there, though its digest is not known to match until all
+    of it is; or `complete`: opening it waits until it is verified. Default: `range`."""
+
+    read_timeout: Seconds = field(default=Seconds(300), metadata={"minimum": 1})
+    """How long a read waits for bytes that do not come, before it fails with EIO. Default: 300s: a registry that is restarted is not
+    noticed by those who read."""
+
+    read_ahead_kb: int = field(default=4096, metadata={"minimum": 0, "maximum": _MAX_READ_AHEAD_KB})
+    """`read_ahead_kb` of lazy mounts, in KiB. Default: 4096; the kernel's 128 halves what a sequential reader gets."""
+
+    holder: str = field(default="managed", metadata=_RESTART | {"words": _HOLDERS})
+    """Who runs the process that keeps lazy mounts alive (`modelcsi fuse`): `managed`, the driver starts it when the first lazy volume
+    comes; `external`, it runs by itself, as the chart's second DaemonSet. Default: `managed`."""
+
+    def __post_init__(self) -> None:
+        _check_bounds(self, "fuse.")
+
+
+@dataclass(frozen=True, slots=True)
 class KubernetesConfig:
     """What the driver asks of the API server. All of it is optional: without it volumes are published all the same."""
 
@@ -226,6 +261,9 @@ class Config:
 
     kubernetes: KubernetesConfig = field(default_factory=KubernetesConfig)
     """Asking the API server."""
+
+    fuse: FuseConfig = field(default_factory=FuseConfig)
+    """Lazy mounts."""
 
     kubelet_registration_path: Address = field(default=Address(""), metadata=_RESTART)
     """Where kubelet finds the CSI socket, on the host: `/var/lib/kubelet/plugins/<service_name>/csi.sock`. When it is set, the

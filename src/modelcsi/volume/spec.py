@@ -8,6 +8,7 @@ and so is an unknown one, since a typo that is ignored becomes a volume that nob
 from __future__ import annotations
 
 import difflib
+import enum
 import json
 import re
 from collections.abc import Callable, Mapping
@@ -38,6 +39,15 @@ VolumeId = NewType("VolumeId", str)
 _POD_PREFIX = "csi.storage.k8s.io/"
 
 
+class MountMode(enum.Enum):
+    """When a volume is mounted; the value is the attribute's."""
+
+    BIND = "bind"
+    """When all of it is here and verified."""
+    LAZY = "lazy"
+    """As soon as its files are known: reads wait for the bytes they need."""
+
+
 @dataclass(frozen=True, slots=True)
 class VolumeSpec:
     """Which artifact a pod wants to see where, and how."""
@@ -48,6 +58,7 @@ class VolumeSpec:
     pull_policy: PullPolicy
     selection: Selection
     layout: Layout = Layout()
+    mount_mode: MountMode = MountMode.BIND
     secrets: Mapping[str, str] = field(default_factory=dict, repr=False, compare=False)
     pod: Pod | None = field(default=None, compare=False)
     tokens: Mapping[str, str] = field(default_factory=dict, repr=False, compare=False)
@@ -55,10 +66,11 @@ class VolumeSpec:
     @property
     def arguments(self) -> str:
         """Canonical text of what must not differ when the same volume is published at the same target again."""
-        arranged = (
-            [self.layout.key] if self.layout != Layout() else []
-        )  # records of releases without layouts stay equal
-        return json.dumps([str(self.reference), self.pull_policy.value, json.loads(self.selection.key()), *arranged])
+        # What is as it was before there was a choice stays out, so that records of older releases stay equal.
+        arranged = [self.layout.key] if self.layout != Layout() else []
+        mode = [{"mountMode": self.mount_mode.value}] if self.mount_mode is not MountMode.BIND else []
+        selection = json.loads(self.selection.key())
+        return json.dumps([str(self.reference), self.pull_policy.value, selection, *arranged, *mode])
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,6 +113,7 @@ def parse_spec(
             sub_path=values.get("subPath", ""),
         ),
         layout=layout_of(values.get("layout", FILES), values.get("modelName", ""), reference),
+        mount_mode=MountMode(values.get("mountMode") or MountMode.BIND.value),
         secrets=secrets,
         pod=_pod(attributes),
         tokens=tokens,
@@ -143,7 +156,7 @@ def check_parameters(parameters: Mapping[str, str], service_name: str) -> None:
 _ATTRIBUTES: dict[str, Callable[[str], Any]] = {
     "modelRef": parse_text,
     "pullPolicy": parse_choice(*(policy.value for policy in PullPolicy)),
-    "mountMode": parse_choice("bind"),
+    "mountMode": parse_choice(*(mode.value for mode in MountMode)),
     "include": parse_pattern_list,
     "exclude": parse_pattern_list,
     "excludeModelWeights": parse_bool,

@@ -180,6 +180,18 @@ def test_sizes(path: Path, text: str, size: int) -> None:
     assert size == _load(path, f"features: {{disk_usage_limit: {text}}}").features.disk_usage_limit
 
 
+@pytest.mark.parametrize(("text", "seconds"), [("5", 5), ("1.5", 1.5), ("90s", 90), ("'5 m'", 300), ("2h", 7200)])
+def test_times(path: Path, text: str, seconds: float) -> None:
+    """A number is one of seconds."""
+    assert seconds == _load(path, f"fuse: {{read_timeout: {text}}}").fuse.read_timeout
+
+
+@pytest.mark.parametrize("text", ["soon", "-5", "5d", "true", "'1e3'", "0", ".nan"])
+def test_what_is_no_time(path: Path, text: str) -> None:
+    """The message names the key."""
+    assert "fuse.read_timeout is " in _refusal(path, f"fuse: {{read_timeout: {text}}}")
+
+
 def test_variables_in_addresses(path: Path) -> None:
     """`$NAME` and `${NAME}` are expanded in addresses."""
     config = _load(path, "csi_endpoint: unix://${BASE}/csi.sock\nmetrics_addr: tcp://$H:80", BASE="/run/csi", H="h")

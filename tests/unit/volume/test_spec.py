@@ -9,7 +9,7 @@ from modelcsi.artifact.layouts import Layout
 from modelcsi.artifact.selection import Selection
 from modelcsi.errors import InvalidRequest
 from modelcsi.pull.policy import PullPolicy
-from modelcsi.volume.spec import VolumeSpec, check_parameters, parse_spec
+from modelcsi.volume.spec import MountMode, VolumeSpec, check_parameters, parse_spec
 
 SERVICE = "model.csi.modelpack.org"
 REF = "registry.test/models/tiny:v1"
@@ -78,6 +78,15 @@ def test_every_attribute(attributes: dict[str, str], policy: PullPolicy, selecti
     assert (policy, selection) == (spec.pull_policy, spec.selection)
 
 
+@pytest.mark.parametrize("key", ["mountMode", f"{SERVICE}/mount-mode"])
+def test_a_lazy_volume_is_not_the_one_that_waits(key: str) -> None:
+    """A volume does not change its mode while it is mounted, and those of older releases were all bind."""
+    lazy, bind = parse({"modelRef": REF, key: "lazy"}), parse({"modelRef": REF})
+
+    assert (MountMode.LAZY, MountMode.BIND) == (lazy.mount_mode, bind.mount_mode)
+    assert lazy.arguments != bind.arguments == parse({"modelRef": REF, key: "bind"}).arguments
+
+
 @pytest.mark.parametrize(
     ("attributes", "message"),
     [
@@ -85,7 +94,7 @@ def test_every_attribute(attributes: dict[str, str], policy: PullPolicy, selecti
         ({"modelRef": "two words"}, "two words"),
         ({"modelRef": REF, "pullPolicy": "always"}, "one of Always, IfNotPresent, Never; did you mean Always?"),
         ({"modelRef": REF, "pullPolicy": ""}, "must be one of"),
-        ({"modelRef": REF, "mountMode": "overlay"}, "must be one of bind"),
+        ({"modelRef": REF, "mountMode": "overlay"}, "must be one of bind, lazy"),
         ({"modelRef": REF, "excludeModelWeights": "yes"}, "write true or false"),
         ({"modelRef": REF, "excludeFilePatterns": "[1"}, "not a JSON array of strings"),
         ({"modelRef": REF, "excludeFilePatterns": "[1]"}, "not a JSON array of strings"),
