@@ -1,8 +1,9 @@
 """A volume request, parsed and checked: from here on everything trusts the type.
 
 Attributes are camelCase, or `<service_name>/<kebab-case>` (upstream's spelling); two spellings that disagree are an error,
-and so is an unknown one, since a typo that is ignored becomes a volume that nobody wanted. Keys of other domains
-(`csi.storage.k8s.io/`, `storage.kubernetes.io/`) are somebody else's.
+and so is an unknown one, since a typo that is ignored becomes a volume that nobody wanted. An empty value is none, but for
+modelRef: templates write such for what nobody set. Keys of other domains (`csi.storage.k8s.io/`, `storage.kubernetes.io/`)
+are somebody else's.
 """
 
 from __future__ import annotations
@@ -37,6 +38,7 @@ from modelcsi.volume.values import (
 VolumeId = NewType("VolumeId", str)
 
 _POD_PREFIX = "csi.storage.k8s.io/"
+_MODEL_REF = "modelRef"
 
 
 class MountMode(enum.Enum):
@@ -95,10 +97,10 @@ def parse_spec(
     """
     values = _known_values(attributes, service_name)
     secrets, tokens = split_tokens(secrets)
-    if "modelRef" not in values:
+    if _MODEL_REF not in values:
         _check_dynamic(values)
         return DynamicSpec(VolumeId(volume_id), target, Caller(secrets, _pod(attributes), tokens))
-    reference = Reference.parse(values["modelRef"])
+    reference = Reference.parse(values[_MODEL_REF])
     policy = values.get("pullPolicy")
     return VolumeSpec(
         volume_id=VolumeId(volume_id),
@@ -145,16 +147,16 @@ def check_parameters(parameters: Mapping[str, str], service_name: str) -> None:
             hint="the pod itself does, by the socket in its dynamic volume (docs/dynamic-mounts.md)",
         )
     values = _known_values(parameters, service_name)
-    if "modelRef" not in values:
+    if _MODEL_REF not in values:
         raise InvalidRequest(
             "the StorageClass has no modelRef",
             hint=f"set parameters.modelRef, or {service_name}/reference, to the model",
         )
-    layout_of(values.get("layout", FILES), values.get("modelName", ""), Reference.parse(values["modelRef"]))
+    layout_of(values.get("layout", FILES), values.get("modelName", ""), Reference.parse(values[_MODEL_REF]))
 
 
 _ATTRIBUTES: dict[str, Callable[[str], Any]] = {
-    "modelRef": parse_text,
+    _MODEL_REF: parse_text,
     "pullPolicy": parse_choice(*(policy.value for policy in PullPolicy)),
     "mountMode": parse_choice(*(mode.value for mode in MountMode)),
     "include": parse_pattern_list,
@@ -174,7 +176,7 @@ _ATTRIBUTES: dict[str, Callable[[str], Any]] = {
 
 _ANY_VOLUME = frozenset({"type", "checkDiskQuota", "nodeIp"})
 
-_ALIASES = {"reference": "modelRef"}
+_ALIASES = {"reference": _MODEL_REF}
 """Upstream's names (kebab-case under the service name) that differ from ours."""
 
 
@@ -183,7 +185,7 @@ def _known_values(attributes: Mapping[str, str], service_name: str) -> dict[str,
     values: dict[str, Any] = {}
     for key, text in attributes.items():
         name = _attribute_name(key, service_name)
-        if name is None:
+        if name is None or (not text and name != _MODEL_REF):
             continue
         if name in spellings and attributes[spellings[name]] != text:
             raise InvalidRequest(

@@ -9,7 +9,7 @@ from modelcsi.artifact.layouts import Layout
 from modelcsi.artifact.selection import Selection
 from modelcsi.errors import InvalidRequest
 from modelcsi.pull.policy import PullPolicy
-from modelcsi.volume.spec import MountMode, VolumeSpec, check_parameters, parse_spec
+from modelcsi.volume.spec import DynamicSpec, MountMode, VolumeSpec, check_parameters, parse_spec
 
 SERVICE = "model.csi.modelpack.org"
 REF = "registry.test/models/tiny:v1"
@@ -93,7 +93,6 @@ def test_a_lazy_volume_is_not_the_one_that_waits(key: str) -> None:
         ({"modelRef": ""}, "modelRef: '' is empty"),
         ({"modelRef": "two words"}, "two words"),
         ({"modelRef": REF, "pullPolicy": "always"}, "one of Always, IfNotPresent, Never; did you mean Always?"),
-        ({"modelRef": REF, "pullPolicy": ""}, "must be one of"),
         ({"modelRef": REF, "mountMode": "overlay"}, "must be one of bind, lazy"),
         ({"modelRef": REF, "excludeModelWeights": "yes"}, "write true or false"),
         ({"modelRef": REF, "excludeFilePatterns": "[1"}, "not a JSON array of strings"),
@@ -122,6 +121,29 @@ def test_bad_attributes(attributes: dict[str, str], message: str) -> None:
 
     assert message in str(caught.value)
     assert len(str(caught.value)) < 1000
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("pullPolicy", "mountMode", "include", "exclude", "subPath", "excludeModelWeights", "excludeFilePatterns"),
+        *("layout", "modelName", "type", "checkDiskQuota", "nodeIp"),
+    ],
+)
+def test_an_empty_value_is_none(name: str) -> None:
+    """Templates write such for what nobody set, in a pod as in a StorageClass."""
+    check_parameters({"modelRef": REF, name: ""}, SERVICE)
+
+    assert parse({"modelRef": REF}) == parse({"modelRef": REF, name: ""})
+
+
+def test_an_empty_value_disagrees_with_none() -> None:
+    """Another spelling of the attribute counts, and a dynamic volume may have any that are empty."""
+    spec = parse({"modelRef": REF, "subPath": "", f"{SERVICE}/sub-path": "a"})
+    dynamic = parse_spec("volume", "/target", {"include": "", "layout": ""}, {}, SERVICE)
+
+    assert "a" == spec.selection.sub_path
+    assert isinstance(dynamic, DynamicSpec)
 
 
 def test_two_spellings_that_agree() -> None:
@@ -235,6 +257,7 @@ def test_attributes_that_choose_files(attributes: dict[str, str], selection: Sel
         ({"layout": "huggingface-hub"}, "models/tiny"),
         ({f"{SERVICE}/layout": "huggingface-hub", f"{SERVICE}/model-name": "Qwen/Qwen3-0.6B"}, "Qwen/Qwen3-0.6B"),
         ({"layout": "huggingface-hub", "modelName": "gpt2"}, "gpt2"),
+        ({"layout": "huggingface-hub", "modelName": ""}, "models/tiny"),
         ({"layout": "huggingface-hub", "modelRef": "registry.test/a/b/c/d:v1"}, "c/d"),
         ({"layout": "huggingface-hub", "modelRef": "registry.test/alone:v1"}, "alone"),
     ],
@@ -260,7 +283,6 @@ def test_layouts(attributes: dict[str, str], name: str) -> None:
             ({"layout": "huggingface-hub", "modelName": name}, "is no name of a model")
             for name in ("a/b/c", "-a", "a/", "/a", "a--b", "a..b", "a.git", "a b", "../a", "ä", "n" * 97)
         ),
-        ({"layout": "huggingface-hub", "modelName": ""}, "is empty"),
         ({"layout": "huggingface-hub", "modelRef": "registry.test/a--b:v1"}, "set modelName"),
         ({"inclued": "*"}, "did you mean include?"),
         ({f"{SERVICE}/subPath": "a"}, f"did you mean {SERVICE}/sub-path?"),
