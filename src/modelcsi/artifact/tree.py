@@ -74,6 +74,7 @@ def build_tree(artifact: Artifact, members: Mapping[Digest, Sequence[Member]], s
     for layer in artifact.layers:
         if layer.digest not in members and (layer.codec.is_tar and not _may_want(layer, selection)):
             unread.append(layer.sole_member_path or layer.path or "")
+            builder.replace_by_unread(layer)
         elif not _is_tar(layer, members.get(layer.digest)):
             builder.add_file(layer, members.get(layer.digest))
         else:

@@ -85,6 +85,14 @@ class TreeBuilder:
             else:
                 self._add_member(layer, number, member)
 
+    def replace_by_unread(self, layer: Layer) -> None:
+        """A tar of one file that nobody wants and nobody read: a file before it at that path has lost it all the same."""
+        path = layer.sole_member_path
+        old = None if path is None or not layer.is_one_file else self.nodes.get(path)
+        if old is not None and old.entry.type is not EntryType.DIRECTORY:
+            entry = FileEntry(old.entry.path, EntryType.FILE, 0, _shown_mode(0), layer=layer.digest)
+            self._enter(TreeNode(entry, layer.where, layer.digest.hex, layer.is_weight))
+
     def add_image_node(self, path: str, node: ImageNode, root: str, *, is_wanted: bool = True) -> None:
         """An entry of an image, with the path at which it is shown; parents come first."""
         member, where = node.member, node.layer.where

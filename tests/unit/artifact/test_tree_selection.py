@@ -153,3 +153,26 @@ def test_a_directory_of_oras_py_that_is_not_wanted_is_not_fetched() -> None:
 
     assert [[Digest.of(b"x")]] * 2 == [[layer.digest for layer in wanted] for wanted in layers]
     assert ["x"] == paths(build_tree(found, {}, Selection(sub_path="a")))
+
+
+@pytest.mark.parametrize("is_read", [False, True])
+def test_a_file_that_lost_its_path_does_not_come_back(is_read: bool) -> None:
+    """Which layer has a path is decided before a filter leaves out what it has there, be the winner fetched or not."""
+    weights = layer(TAR, b"tar", filepath="d/a.dat", metadata=METADATA % "a.dat")
+    document = "application/vnd.cncf.model.doc.v1.raw"
+    found = artifact(layer(document, b"old", filepath="d/a.dat"), layer(document, b"x", filepath="d/x"), weights)
+    members = {Digest.of(b"tar"): [replace(file("a.dat"), sha256="")]} if is_read else {}
+    shown = build_tree(found, members, NO_WEIGHTS)
+
+    assert ["d/", "d/x"] == paths(shown)
+    assert [f"'d/a.dat' of layer {Digest.of(b'old')} is replaced by that of layer {Digest.of(b'tar')}"] == list(
+        shown.warnings
+    )
+
+
+def test_a_later_file_takes_the_path_of_one_that_is_not_fetched() -> None:
+    """As it would of one that is."""
+    weights = layer(TAR, b"tar", filepath="d/a.dat", metadata=METADATA % "a.dat")
+    found = artifact(weights, layer("application/vnd.cncf.model.doc.v1.raw", b"new", filepath="d/a.dat"))
+
+    assert ["d/", "d/a.dat"] == paths(build_tree(found, {}, NO_WEIGHTS))
