@@ -22,8 +22,8 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from modelcsi.api.server import Answer, HttpServer, Request
-from modelcsi.api.socket_place import SocketPlace
 from modelcsi.errors import FinalError, Forbidden, InvalidRequest, ModelCsiError, NotFound, StoreFull, TransientError
+from modelcsi.socket_place import SocketPlace
 
 logger = logging.getLogger(__name__)
 

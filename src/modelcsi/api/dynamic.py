@@ -21,11 +21,11 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from modelcsi.api.server import Answer, HttpServer, Request
-from modelcsi.api.socket_place import SocketPlace
 from modelcsi.deadline import Deadline
 from modelcsi.errors import InvalidRequest, ModelCsiError, MountFailed, NotFound, StoreFull
 from modelcsi.metrics import Metrics
 from modelcsi.pull.patience import Patience
+from modelcsi.socket_place import SocketPlace
 from modelcsi.store.dynamic import SOCKET_DIRECTORY
 from modelcsi.volume.dynamic_mounts import DynamicVolume
 from modelcsi.volume.dynamic_status import (

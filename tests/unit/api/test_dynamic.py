@@ -14,12 +14,12 @@ from typing import Any
 import pytest
 
 from modelcsi.api.dynamic import MAX_CONNECTIONS, DynamicServers
-from modelcsi.api.socket_place import SocketPlace
 from modelcsi.errors import PolicyDenied, StoreFull
 from modelcsi.metrics import Metrics
 from modelcsi.pull.puller import Puller
 from modelcsi.registry.caller import Caller
 from modelcsi.registry.client import Registry
+from modelcsi.socket_place import SocketPlace
 from modelcsi.store.store import Store
 from modelcsi.volume.dynamic_mounts import MAX_MOUNTS, DynamicVolume
 from modelcsi.volume.spec import DynamicSpec, VolumeId
