@@ -17,6 +17,33 @@ FORMAT_VERSION = 1
 
 
 @dataclass(frozen=True, slots=True)
+class LazyViewFiles:
+    """The files of a view that is mounted before it is complete; they live as long as its last mount."""
+
+    directory: Path
+
+    @property
+    def plan(self) -> Path:
+        """The tree, and where the bytes will be (`view/plan.py`)."""
+        return self.directory / "plan"
+
+    @property
+    def fill(self) -> Path:
+        """How far each file is, mapped by the driver and by servers (`view/fill.py`)."""
+        return self.directory / "fill"
+
+    @property
+    def opens(self) -> Path:
+        """What a server must not forget when it is killed."""
+        return self.directory / "opens"
+
+    @property
+    def origin(self) -> Path:
+        """Which artifact and selection the view shows, for the next driver."""
+        return self.directory / "origin.json"
+
+
+@dataclass(frozen=True, slots=True)
 class StoreLayout:
     """The paths of one store; all on one filesystem, since content is hard-linked into views."""
 
@@ -68,6 +95,11 @@ class StoreLayout:
         return self.root / "dynamic"
 
     @property
+    def mounts(self) -> Path:
+        """What drivers and FUSE servers tell each other of lazy views."""
+        return self.root / "mounts"
+
+    @property
     def trash(self) -> Path:
         """What is being removed: renamed here in one step, then unlinked at leisure."""
         return self.root / "trash"
@@ -116,6 +148,10 @@ class StoreLayout:
         """Whose it is: volume id, target and pod, for a start without the database."""
         return self.dynamic_volumes / f"{key}.json"
 
+    def lazy_view(self, view_id: str) -> LazyViewFiles:
+        """The files of one lazy view."""
+        return LazyViewFiles(self.mounts / view_id)
+
     def directories(self) -> tuple[Path, ...]:
         """All directories that must exist, parents first."""
         tops = (self.blobs, self.layers, self.manifests)
@@ -128,5 +164,6 @@ class StoreLayout:
             self.ingests,
             self.views,
             self.dynamic_volumes,
+            self.mounts,
             self.trash,
         )
