@@ -1,15 +1,17 @@
 """One download, shared by everybody who wants the same files of the same artifact from the same repository.
 
 The job runs in threads of its own and outlives the calls that wait for it. It stops when its last owner has gone; what was
-verified stays, and what was half received is resumed by the next job.
+verified stays, and what was half received is resumed by the next job. With an observer its files are read while they arrive
+(`pull/demands.py`).
 """
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import threading
 import time
-from collections import Counter, deque
+from collections import Counter
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -19,15 +21,19 @@ from modelcsi.artifact.layer import Layer
 from modelcsi.artifact.members import Member
 from modelcsi.artifact.selection import Selection
 from modelcsi.artifact.tree import FileTree, build_tree, wanted_layers
-from modelcsi.errors import FinalError, ModelCsiError, PullPending, TransientError
+from modelcsi.errors import ModelCsiError, PullPending, TransientError, UnsupportedArtifact
 from modelcsi.oci.digest import Digest
+from modelcsi.pull.demands import Demands, Done, FillObserver, Want
+from modelcsi.pull.layerpool import LayerPool
 from modelcsi.pull.layers import LayerPuller, LayerWork
 from modelcsi.pull.progress import LayerLog, Progress
 from modelcsi.pull.queue import JobQueue
 from modelcsi.pull.resolve import Resolved
 from modelcsi.pull.sources import Sources
 from modelcsi.pull.transfer import Stopped
+from modelcsi.pull.treeahead import TreeAhead, TreeKnown
 from modelcsi.registry.client import Repository
+from modelcsi.store.space import Reservation
 from modelcsi.store.store import Store
 
 logger = logging.getLogger(__name__)
@@ -59,10 +65,14 @@ class PullJob:
         self._queue = queue
         self._layer_finished = layer_finished
         self._sources = Sources(self.nudge)
+        self._demands = Demands(self.layers, self._begin_now)
+        self._tree_ahead = TreeAhead(self.artifact, self.layers, wish.selection, wish.layout)
         self._stop = threading.Event()
         self._changed = threading.Condition()
         # Under the condition's lock:
         self._owners: set[str] = set()
+        self._pool: LayerPool | None = None
+        self._tree: TreeKnown | None = None
         self._is_finished = False
         self._error: Exception | None = None
         self._path: Path | None = None
@@ -121,17 +131,46 @@ class PullJob:
         waiters look again. `repository` is the source that the caller brought.
         """
         with self._changed:
-            while not self._is_finished:
-                refusal = self._sources.error_of(repository)
-                if refusal is not None:
-                    raise refusal
-                if self._stop.is_set() or is_over():
-                    raise self.pending()
-                self._changed.wait(min(timeout(), threading.TIMEOUT_MAX))
-            if self._error is not None:
-                raise self._error
+            self._wait(lambda: self._is_finished, is_over, timeout, repository)
             assert self._path is not None, "a job without an error has a view"
             return self._path
+
+    def wait_for_tree(
+        self, is_over: Callable[[], bool], timeout: Callable[[], float], repository: Repository
+    ) -> Path | TreeKnown:
+        """The tree as soon as it is known, or the complete view; as `wait`."""
+        with self._changed:
+            self._wait(lambda: self._is_finished or self._tree is not None, is_over, timeout, repository)
+            if self._path is not None:
+                return self._path
+            assert self._tree is not None, "waited for"
+            return self._tree
+
+    def observe(self, observer_of: Callable[[PullJob], FillObserver] | None) -> None:
+        """Files are read while they arrive: tell an observer, the first that is brought, and know the tree early.
+
+        Layers that are under way already are told of when they are complete.
+        """
+        if observer_of is not None:
+            self._demands.observe(lambda: observer_of(self))
+        with contextlib.suppress(UnsupportedArtifact):  # the job will say so itself
+            self._look_for_tree()
+
+    def want(self, layer: Digest, start: int, end: int, done: Done) -> Want:
+        """Bring these bytes of a layer's blob first; `done` is told when they may be read, or the job has ended.
+
+        `done` is called once, by any thread, perhaps before this returns; it must not block. Of a layer that cannot be read
+        while it arrives (compressed, undecided), as `want_complete`.
+        """
+        return self._demands.want(layer, start, end, done)
+
+    def want_complete(self, layer: Digest, done: Done) -> Want:
+        """The same for a whole layer, verified and committed."""
+        return self._demands.want_complete(layer, done)
+
+    def ahead(self, layer: Digest, start: int, end: int) -> None:
+        """Somebody who reads on will want these bytes next. A hint: nobody is told."""
+        self._demands.hint(layer, start, end)
 
     def stop(self) -> None:
         """Stop, whoever wants it."""
@@ -173,13 +212,15 @@ class PullJob:
             self._is_finished, self._error, self._path = True, error, path
             self._seconds = time.monotonic() - self._began
             self._changed.notify_all()
+        self._demands.finish(error)
 
     def _pull_in_turns(self) -> Path:
         """Several, if the registry gives nothing while others wait; what was received stays."""
-        progress, recalls = self.progress, 0
+        progress, recalls, is_urgent = self.progress, 0, self._demands.is_anything_wanted
+        self._look_for_tree()
         while True:
             with self._queue.turn(
-                lambda: progress.remaining_bytes, self._stop, progress.idle_seconds, recalls
+                lambda: progress.remaining_bytes, self._stop, progress.idle_seconds, recalls, is_urgent
             ) as recalled:
                 try:
                     return self._pull(_Either(self._stop, recalled))
@@ -191,15 +232,15 @@ class PullJob:
             logger.info("pulling %s gave its turn to others, since nothing arrives", self.reference)
 
     def _pull(self, stop: threading.Event) -> Path:
-        layers = sorted(self.layers, key=lambda layer: layer.size, reverse=True)
-        need = sum(self._puller.need_bytes(layer, self.selection, self._sources.host) for layer in layers)
-        reservation = self._store.space.reserve(need, str(self.reference))
+        # The largest first, that they may end together; but who reads wants the small files that tell how to read the others.
+        layers = sorted(self.layers, key=lambda layer: layer.size, reverse=not self._demands.is_observed)
+        reservation = self._reserve()
         try:
             # An image's layers have nothing of their own to say, however often they are named.
             tars = [layer.digest for layer in self.artifact.layers if layer.codec.is_tar and not layer.is_image]
             uses = Counter(tars)
             shared = frozenset(digest for digest, count in uses.items() if count > 1)
-            work = LayerWork(self.selection, shared, self._sources, self.progress, reservation, stop)
+            work = LayerWork(self.selection, shared, self._sources, self.progress, reservation, stop, self._demands)
             self._pull_layers(layers, work)
             selection = self._settle(layers, work) if self.artifact.overlay else self.selection
         finally:
@@ -247,37 +288,75 @@ class PullJob:
 
     def _pull_layers(self, layers: list[Layer], work: LayerWork) -> None:
         """Several layers at a time; the first error ends all of them."""
-        waiting, errors = deque(layers), list[Exception]()
-        failed = threading.Event()
-        inner = replace(work, stop=_Either(work.stop, failed))
+        pool = LayerPool(layers, self._queue.layers_at_once(), work.stop)
+        inner = replace(work, stop=_Either(work.stop, pool.failed))
+        with self._changed:
+            self._pool = pool
+        for layer in filter(self._demands.is_wanted, layers):
+            pool.begin_now(layer)
+        try:
+            pool.run(lambda layer: self._pull_layer(layer, inner))
+        finally:
+            with self._changed:
+                self._pool = None
 
-        def pull_some() -> None:
-            while not errors and not work.stop.is_set():
-                try:
-                    layer = waiting.popleft()
-                except IndexError:
-                    return
-                began, error = time.monotonic(), None
-                self.layer_log.begin(layer)
-                try:
-                    self._puller.pull(layer, inner)
-                    self.layer_log.end(layer)
-                except Exception as raised:  # noqa: BLE001 - a thread's main: raised again below
-                    error = raised
-                    errors.append(raised)
-                    failed.set()
-                self._layer_finished(layer.size, time.monotonic() - began, error)
+    def _pull_layer(self, layer: Layer, work: LayerWork) -> None:
+        began, error = time.monotonic(), None
+        self.layer_log.begin(layer)
+        try:
+            self._puller.pull(layer, work)
+            self.layer_log.end(layer)
+            self._demands.complete(layer)
+            self._look_for_tree()
+        except Exception as raised:
+            error = raised
+            raise
+        finally:
+            self._layer_finished(layer.size, time.monotonic() - began, error)
 
-        count = min(self._queue.layers_at_once(), len(layers))
-        threads = [threading.Thread(target=pull_some, name="pull-layer", daemon=True) for _ in range(count)]
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join()
-        if work.stop.is_set():
-            raise Stopped
-        if errors:
-            raise next((error for error in errors if isinstance(error, FinalError)), errors[0])
+    def _reserve(self) -> Reservation:
+        need = sum(self._puller.need_bytes(layer, self.selection, self._sources.host) for layer in self.layers)
+        return self._store.space.reserve(need, str(self.reference))
+
+    def _begin_now(self, layer: Layer) -> None:
+        """Somebody waits for bytes of a layer that is not open."""
+        with self._changed:
+            pool = self._pool
+        if pool is not None:
+            pool.begin_now(layer)
+        self._queue.look_again()
+
+    def _look_for_tree(self) -> None:
+        """Know the tree as soon as it can be known, if somebody wants to read it before it is complete."""
+        if self._tree is None and self._demands.is_observed:
+            tree = self._tree_ahead.known(self._members_of)
+            with self._changed:
+                self._tree = tree
+                self._changed.notify_all()
+
+    def _members_of(self, layer: Layer) -> Sequence[Member] | None:
+        """Of a layer that is here and proven."""
+        if not self._demands.is_complete(layer):
+            return None
+        return self._store.content.members(layer.digest, reading_of(layer, self.selection)) or ()
+
+    def _wait(
+        self,
+        condition: Callable[[], bool],
+        is_over: Callable[[], bool],
+        timeout: Callable[[], float],
+        repository: Repository,
+    ) -> None:
+        """With the lock held. Raises what `wait` raises."""
+        while not condition():
+            refusal = self._sources.error_of(repository)
+            if refusal is not None:
+                raise refusal
+            if self._stop.is_set() or is_over():
+                raise self.pending()
+            self._changed.wait(min(timeout(), threading.TIMEOUT_MAX))
+        if self._error is not None:
+            raise self._error
 
 
 class _Either(threading.Event):

@@ -30,6 +30,7 @@ from modelcsi.oci.descriptor import Descriptor
 from modelcsi.oci.digest import Digest
 from modelcsi.pull.claims import Claims
 from modelcsi.pull.decode import decode, needs_large_window
+from modelcsi.pull.demands import Demands
 from modelcsi.pull.progress import Progress
 from modelcsi.pull.sources import Sources
 from modelcsi.pull.targets import Accounted, Inline, Lazy, Nothing, Proving, Streamed
@@ -62,6 +63,8 @@ class LayerWork:
     progress: Progress
     reservation: Reservation
     stop: threading.Event
+    demands: Demands
+    """Who reads while the layers arrive."""
 
     def selection_of(self, layer: Layer) -> Selection:
         """Which members of a tar are kept."""

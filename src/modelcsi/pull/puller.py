@@ -9,15 +9,18 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, TypeVar
 
+from modelcsi.artifact.entries import FileTree
 from modelcsi.artifact.layer import Layer
 from modelcsi.artifact.tree import wanted_layers
 from modelcsi.deadline import Deadline
 from modelcsi.errors import FinalError, Forbidden, ModelCsiError, NotFound, Unauthenticated
+from modelcsi.oci.digest import Digest
+from modelcsi.pull.demands import NOBODY, FillObserver
 from modelcsi.pull.job import PullJob
 from modelcsi.pull.layers import LayerPuller, is_told
 from modelcsi.pull.patience import Patience
@@ -33,6 +36,10 @@ from modelcsi.store.store import Store
 
 logger = logging.getLogger(__name__)
 
+
+_View = TypeVar("_View")
+_ObserverOf = Callable[[PullJob], FillObserver]
+_Joined = Callable[[PullJob], None]
 
 _RESOLVE_SECONDS = 115.0
 """As long as kubelet would wait for a publish; a manifest and a few tokens take seconds."""
@@ -57,6 +64,21 @@ class PulledView:
 
     view: str
     path: Path
+
+
+@dataclass(frozen=True, slots=True)
+class Filling:
+    """A tree whose bytes are on their way: `job.want` tells when some of them may be read."""
+
+    job: PullJob
+    tree: FileTree
+    """As the layout arranges it."""
+    offsets: Mapping[tuple[Digest, int | None], int]
+    """By layer and member (None: the whole blob is the file): where in the blob the file begins. Of a file that is not in here
+    nothing can be read before its layer is complete.
+    """
+    waited_for: tuple[str, ...]
+    """Why the tree was not known at once: a sentence for each layer that had to be here first."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,14 +146,24 @@ class Puller:
         Raises PullPending while the job runs on without this caller, and what ended the job. After a final error the
         caller ends its lease. Raises NotFound with `Never` where something would have to be asked for.
         """
-        try:
-            return self._pull(resolved, owner, patience, joined)
-        except (Unauthenticated, Forbidden):
-            if not resolved.is_remembered:
-                raise
-            logger.info("%s: what was accepted before is refused now; asking again", resolved.wish.reference)
-        renewed = self._asked(lambda deadline: self._resolver.renew(resolved, deadline), resolved.wish, patience)
-        return self._pull(renewed, owner, patience, joined)
+        return self._renewed(resolved, patience, lambda known: self._pull(known, owner, patience, joined))
+
+    def begin(
+        self,
+        resolved: Resolved,
+        owner: str,
+        patience: Patience,
+        observer_of: Callable[[PullJob], FillObserver] | None,
+        joined: Callable[[PullJob], None] | None = None,
+    ) -> PulledView | Filling:
+        """As `pull`, but returns as soon as it is known which files there are; the job goes on.
+
+        `observer_of` makes who is told how far the layers are. A job has one: what a later caller brings is not asked for
+        another. It is called without a lock held, and must not block.
+        """
+        return self._renewed(
+            resolved, patience, lambda known: self._begin(known, owner, patience, (observer_of, joined))
+        )
 
     def leave(self, owner: str) -> None:
         """The owner's lease is gone: jobs that nobody else wants stop."""
@@ -162,9 +194,54 @@ class Puller:
         deadline = min(patience.deadline, Deadline.after(_RESOLVE_SECONDS), key=lambda limit: limit.at_seconds)
         return patience.wait_for(lambda: ask(deadline), str(wish.reference))
 
+    def _renewed(self, resolved: Resolved, patience: Patience, pull: Callable[[Resolved], _View]) -> _View:
+        try:
+            return pull(resolved)
+        except (Unauthenticated, Forbidden):
+            if not resolved.is_remembered:
+                raise
+            logger.info("%s: what was accepted before is refused now; asking again", resolved.wish.reference)
+        return pull(self._asked(lambda deadline: self._resolver.renew(resolved, deadline), resolved.wish, patience))
+
     def _pull(
         self, resolved: Resolved, owner: str, patience: Patience, joined: Callable[[PullJob], None] | None
     ) -> PulledView:
+        here = self._keep(resolved, owner)
+        if here is not None:
+            return here
+        job = self._join(resolved, owner)
+        if joined is not None:
+            joined(job)
+        patience.attach(job.nudge)
+        try:
+            path = job.wait(patience.is_over, patience.deadline.remaining_seconds, resolved.repository)
+        except FinalError:
+            self.leave(owner)  # told now
+            raise
+        return PulledView(job.view, path)
+
+    def _begin(
+        self, resolved: Resolved, owner: str, patience: Patience, told: tuple[_ObserverOf | None, _Joined | None]
+    ) -> PulledView | Filling:
+        here = self._keep(resolved, owner)
+        if here is not None:
+            return here
+        observer_of, joined = told
+        job = self._join(resolved, owner, observer_of or (lambda _: NOBODY))
+        if joined is not None:
+            joined(job)
+        patience.attach(job.nudge)
+        try:
+            found = job.wait_for_tree(patience.is_over, patience.deadline.remaining_seconds, resolved.repository)
+        except FinalError:
+            self.leave(owner)  # told now
+            raise
+        if isinstance(found, Path):
+            return PulledView(job.view, found)
+        return Filling(job, found.tree, found.offsets, found.waited_for)
+
+    def _keep(self, resolved: Resolved, owner: str) -> PulledView | None:
+        """Take the owner's lease; the answer is the view if that is complete and proven. Raises NotFound with `Never`."""
         artifact, wish = resolved.artifact, resolved.wish
         layers = wanted_layers(artifact, wish.selection)
         size = sum(layer.size for layer in layers)
@@ -182,16 +259,7 @@ class Puller:
                 hint="pull it with another policy first",
             )
         self._store.content.keep_manifest(artifact.digest, resolved.manifest)
-        job = self._join(resolved, owner)
-        if joined is not None:
-            joined(job)
-        patience.attach(job.nudge)
-        try:
-            path = job.wait(patience.is_over, patience.deadline.remaining_seconds, resolved.repository)
-        except FinalError:
-            self.leave(owner)  # told now
-            raise
-        return PulledView(view, path)
+        return None
 
     def _layer_finished(self, size_bytes: int, seconds: float, error: Exception | None) -> None:
         if self.observer is not None:
@@ -209,20 +277,28 @@ class Puller:
         needed = {layer.digest for layer in layers if not is_told(layer)}
         return needed == self._store.records.deliveries(needed, repository.host, repository.name)
 
-    def _join(self, resolved: Resolved, owner: str) -> PullJob:
+    def _join(self, resolved: Resolved, owner: str, observer_of: _ObserverOf | None = None) -> PullJob:
+        job, key = self._found_or_new(resolved, owner)
+        if observer_of is not None:
+            job.observe(observer_of)
+        if key is not None:
+            threading.Thread(target=self._run, args=(key, job), name="pull-job", daemon=True).start()
+        return job
+
+    def _found_or_new(self, resolved: Resolved, owner: str) -> tuple[PullJob, Hashable | None]:
+        """A job, and its key if it is to be run."""
         key = PullJob.key(resolved)
         with self._lock:
             failed = self._failed.get(key)
             if failed is not None and owner in failed.owners:
-                return failed  # it ended while this owner was away, and would end so again
+                return failed, None  # it ended while this owner was away, and would end so again
             job = self._jobs.get(key)
             if job is not None and job.join(owner, resolved.repository):
-                return job
+                return job, None
             job = PullJob(resolved, self._store, self._layers, self._queue, self._layer_finished)
             job.join(owner, resolved.repository)
             self._jobs[key] = job
-        threading.Thread(target=self._run, args=(key, job), name="pull-job", daemon=True).start()
-        return job
+        return job, key
 
     def _run(self, key: Hashable, job: PullJob) -> None:
         logger.info("pulling %s (%s), %d bytes", job.reference, job.artifact.digest, job.progress.remaining_bytes)

@@ -28,6 +28,8 @@ class _Holder:
     idle_seconds: Callable[[], float]
     since: float
     recalled: threading.Event
+    is_urgent: bool = False
+    """It has not waited, and takes nobody's turn."""
 
     def idle(self) -> float:
         """How long it got nothing for its turn, in seconds."""
@@ -38,6 +40,7 @@ class _Holder:
 class _Waiter:
     remaining: Callable[[], int]
     recalls: int
+    is_urgent: Callable[[], bool]
 
     def is_small(self) -> bool:
         return self.remaining() <= _SMALL_BYTES
@@ -73,21 +76,23 @@ class JobQueue:
         stop: threading.Event,
         idle_seconds: Callable[[], float] = lambda: 0.0,
         recalls: int = 0,
+        is_urgent: Callable[[], bool] = lambda: False,
     ) -> Iterator[threading.Event]:
         """Wait for a turn and hold it; the event is set when it should be given back, by who then asks with one more of `recalls`.
 
-        Raises Stopped when `stop` is set meanwhile.
+        Once `is_urgent`, since somebody reads from what the job brings, it waits no longer, and its turn is nobody else's
+        loss; `look_again` makes it look. Raises Stopped when `stop` is set meanwhile.
         """
-        me, waiter = object(), _Waiter(remaining, recalls)
+        me, waiter = object(), _Waiter(remaining, recalls, is_urgent)
         recalled = threading.Event()
         with self._changed:
             self._waiting[me] = waiter
             try:
-                while not self._is_next(me):
+                while not (is_now := is_urgent()) and not self._is_next(me):
                     if stop.is_set():
                         raise Stopped
                     self._changed.wait(_LOOK_SECONDS)
-                self._holders[me] = _Holder(waiter.is_small(), idle_seconds, time.monotonic(), recalled)
+                self._holders[me] = _Holder(waiter.is_small(), idle_seconds, time.monotonic(), recalled, is_now)
             finally:
                 del self._waiting[me]
                 self._changed.notify_all()  # another turn may be free, for who is next now
@@ -98,12 +103,17 @@ class JobQueue:
                 del self._holders[me]
                 self._changed.notify_all()
 
+    def look_again(self) -> None:
+        """Make those who wait look whether they are urgent."""
+        with self._changed:
+            self._changed.notify_all()
+
     def _is_next(self, me: object) -> bool:
         is_small = self._waiting[me].is_small()
         rivals = {other: waiter for other, waiter in self._waiting.items() if waiter.is_small() == is_small}
         if me is not min(rivals, key=lambda other: rivals[other].rank()):
             return False
-        holders = self._holders.values()
+        holders = [holder for holder in self._holders.values() if not holder.is_urgent]
         moving = [
             holder for holder in holders if holder.is_small == is_small and holder.idle() < self.idle_after_seconds
         ]
@@ -118,7 +128,11 @@ class JobQueue:
         """One at a time for each who waits."""
         if sum(holder.recalled.is_set() for holder in self._holders.values()) >= len(self._waiting):
             return
-        idle = [holder for holder in self._holders.values() if holder.idle() >= self.idle_after_seconds]
+        idle = [
+            holder
+            for holder in self._holders.values()
+            if not holder.is_urgent and holder.idle() >= self.idle_after_seconds
+        ]
         candidates = [holder for holder in idle if not holder.recalled.is_set()]
         if candidates:
             max(candidates, key=_Holder.idle).recalled.set()

@@ -1,0 +1,273 @@
+"""Who waits for which bytes of a job whose files are read while they arrive, and who is told how far its layers are.
+
+A want outlives the attempts to bring its layer: it is answered by whichever of them has the bytes, or by the job's end. Of a
+layer that cannot be read while it arrives, a want is answered when the layer is complete.
+"""
+
+from __future__ import annotations
+
+import enum
+import threading
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from modelcsi.artifact.layer import Layer
+from modelcsi.oci.digest import Digest
+
+Done = Callable[[Exception | None], None]
+"""Told once, by any thread: None when the bytes may be read, else why they will not come."""
+
+
+class FillObserver(Protocol):
+    """Who is told how far the layers of a job are. Called by the job's threads, one call at a time: it must not block."""
+
+    def layer_opened(self, layer: Digest) -> None:
+        """Its ingest may be read where it is marked: this job's repository has shown that it holds the blob. The index of a
+        tar is fixed.
+        """
+
+    def layer_complete(self, layer: Digest) -> None:
+        """It is committed, and proven for this job's repository."""
+
+    def layer_restarted(self, layer: Digest, error: Exception) -> None:
+        """Bytes that could be read were wrong; told before its ingest is removed. It may be opened again."""
+
+    def filled(self, error: Exception | None) -> None:
+        """The job has ended; nothing follows."""
+
+
+class _Nobody:
+    """An observer for those who only want the tree early."""
+
+    def layer_opened(self, layer: Digest) -> None:
+        """Nobody is told."""
+
+    def layer_complete(self, layer: Digest) -> None:
+        """Nobody is told."""
+
+    def layer_restarted(self, layer: Digest, error: Exception) -> None:
+        """Nobody is told."""
+
+    def filled(self, error: Exception | None) -> None:
+        """Nobody is told."""
+
+
+NOBODY: FillObserver = _Nobody()
+
+
+class Feed(Protocol):
+    """What brings an open layer, in the order in which its bytes are wanted. Its methods do not block."""
+
+    def is_here(self, start: int, end: int) -> bool:
+        """Whether the bytes may be read now."""
+
+    def demand(self, start: int, end: int) -> Callable[[], None]:
+        """Bring these first: somebody waits. Returns what takes it back."""
+
+    def hint(self, start: int, end: int) -> None:
+        """Bring these next: somebody will want them soon."""
+
+
+class _State(enum.Enum):
+    WAITING = enum.auto()
+    OPEN = enum.auto()
+    COMPLETE = enum.auto()
+
+
+@dataclass(eq=False, slots=True)
+class Want:
+    """Bytes of a layer that somebody waits for."""
+
+    start: int
+    end: int
+    _done: Done
+    _layer: _LayerDemands
+    _lock: threading.Lock
+    take_back: Callable[[], None] = lambda: None
+
+    def cancel(self) -> None:
+        """Nobody waits any more; `done` is not called from now on, unless that is under way."""
+        with self._lock:
+            self._layer.wants.discard(self)
+            take_back = self.take_back
+        take_back()
+
+    def answer(self, error: Exception | None) -> None:
+        """For `Demands`, which took it off its list."""
+        self._done(error)
+
+
+@dataclass(slots=True)
+class _LayerDemands:
+    """Under the lock of `Demands`."""
+
+    layer: Layer
+    state: _State = _State.WAITING
+    feed: Feed | None = None
+    wants: set[Want] = field(default_factory=set)
+
+
+class Demands:
+    """The wants of one job. `wanted` is called, without a lock held, for a layer that somebody wants and that is not open."""
+
+    def __init__(self, layers: Iterable[Layer], wanted: Callable[[Layer], None]) -> None:
+        self._wanted = wanted
+        self._telling = threading.RLock()
+        """Held around each call of the observer: they come in the order of what they tell. Taken before the others."""
+        self._lock = threading.Lock()
+        # Under the lock: the layers; whether the job has ended and how; who is told.
+        self._layers = {layer.digest: _LayerDemands(layer) for layer in layers}
+        self._is_over = False
+        self._error: Exception | None = None
+        self._observer: FillObserver | None = None
+
+    @property
+    def is_observed(self) -> bool:
+        """Whether somebody reads while the bytes arrive."""
+        return self._observer is not None
+
+    def is_anything_wanted(self) -> bool:
+        """Whether somebody waits."""
+        with self._lock:
+            return any(layer.wants for layer in self._layers.values())
+
+    def is_wanted(self, layer: Layer) -> bool:
+        """Whether somebody waits for bytes of this layer."""
+        with self._lock:
+            return bool(self._layers[layer.digest].wants)
+
+    def is_complete(self, layer: Layer) -> bool:
+        """Whether the layer is here and proven."""
+        with self._lock:
+            return self._layers[layer.digest].state is _State.COMPLETE
+
+    def observe(self, observer_of: Callable[[], FillObserver]) -> None:
+        """Tell an observer from now on, if there is none yet: first of what is so already."""
+        with self._telling:
+            if self._observer is not None:
+                return
+            observer = observer_of()
+            with self._lock:
+                self._observer = observer
+                complete = [layer for layer, found in self._layers.items() if found.state is _State.COMPLETE]
+                is_over, error = self._is_over, self._error
+            for layer in complete:
+                observer.layer_complete(layer)
+            if is_over:
+                observer.filled(error)
+
+    def want(self, layer: Digest, start: int, end: int, done: Done) -> Want:
+        """See `PullJob.want`."""
+        return self._want(layer, done, (start, end))
+
+    def want_complete(self, layer: Digest, done: Done) -> Want:
+        """See `PullJob.want_complete`."""
+        return self._want(layer, done, None)
+
+    def hint(self, layer: Digest, start: int, end: int) -> None:
+        """See `PullJob.ahead`."""
+        with self._lock:
+            feed = self._layers[layer].feed
+        if feed is not None:
+            feed.hint(start, end)
+
+    def opened(self, layer: Layer, feed: Feed) -> None:
+        """The layer's ingest may be read where it is marked, and `feed` brings what is wanted."""
+        with self._telling:
+            with self._lock:
+                found = self._layers[layer.digest]
+                found.state, found.feed = _State.OPEN, feed
+                wants = list(found.wants)
+            if self._observer is not None:
+                self._observer.layer_opened(layer.digest)
+        for want in wants:
+            self._serve(want, feed)
+        self.look(layer)
+
+    def look(self, layer: Layer) -> None:
+        """More bytes of an open layer are here: answer who waited for them."""
+        with self._lock:
+            found = self._layers[layer.digest]
+            feed = found.feed
+            if feed is None or not found.wants:
+                return
+            answered = [want for want in found.wants if feed.is_here(want.start, want.end)]
+            found.wants.difference_update(answered)
+        _answer(answered, None)
+
+    def detached(self, layer: Layer) -> None:
+        """The feed of the layer has ended: it is about to be committed, or to be brought again."""
+        with self._lock:
+            self._layers[layer.digest].feed = None
+
+    def restarted(self, layer: Layer, error: Exception) -> None:
+        """What could be read of the layer was wrong, and is about to be removed. Nothing is told of one that was not open."""
+        with self._telling:
+            with self._lock:
+                found = self._layers[layer.digest]
+                was_open = found.state is _State.OPEN
+                found.state, found.feed = _State.WAITING, None
+            if was_open and self._observer is not None:
+                self._observer.layer_restarted(layer.digest, error)
+
+    def complete(self, layer: Layer) -> None:
+        """The layer is committed and proven."""
+        with self._telling:
+            with self._lock:
+                found = self._layers[layer.digest]
+                if found.state is _State.COMPLETE:
+                    return
+                found.state, found.feed = _State.COMPLETE, None
+                wants = list(found.wants)
+                found.wants.clear()
+            if self._observer is not None:
+                self._observer.layer_complete(layer.digest)
+        _answer(wants, None)
+
+    def finish(self, error: Exception | None) -> None:
+        """The job has ended."""
+        with self._telling:
+            with self._lock:
+                self._is_over, self._error = True, error
+                wants = [want for found in self._layers.values() for want in found.wants]
+                for found in self._layers.values():
+                    found.wants.clear()
+                    found.feed = None
+            if self._observer is not None:
+                self._observer.filled(error)
+        _answer(wants, error)
+
+    def _want(self, layer: Digest, done: Done, span: tuple[int, int] | None) -> Want:
+        with self._lock:
+            found = self._layers[layer]
+            size = found.layer.size
+            # Only a complete layer has a byte behind its end.
+            start, end = span or (size, size + 1)
+            want = Want(start, end, done, found, self._lock)
+            is_answered = found.state is _State.COMPLETE or self._is_over
+            error = None if found.state is _State.COMPLETE else self._error
+            if not is_answered:
+                found.wants.add(want)
+            feed = found.feed
+        if is_answered:
+            want.answer(error)
+        elif feed is None:
+            self._wanted(found.layer)
+        else:
+            self._serve(want, feed)
+            self.look(found.layer)
+        return want
+
+    def _serve(self, want: Want, feed: Feed) -> None:
+        take_back = feed.demand(want.start, want.end)
+        with self._lock:
+            want.take_back = take_back
+            is_gone = want not in want._layer.wants  # noqa: SLF001 - a part of this class
+        if is_gone:
+            take_back()
+
+
+def _answer(wants: list[Want], error: Exception | None) -> None:
+    for want in wants:
+        want.answer(error)

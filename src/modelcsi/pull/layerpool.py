@@ -1,0 +1,83 @@
+"""Brings the layers of a job, several at a time; one that somebody waits for begins at once, however many are under way."""
+
+from __future__ import annotations
+
+import threading
+from collections import deque
+from collections.abc import Callable, Iterable
+
+from modelcsi.artifact.layer import Layer
+from modelcsi.errors import FinalError
+from modelcsi.pull.transfer import Stopped
+
+
+class LayerPool:
+    """`run` once; `begin_now` from any thread. The first error ends all of them: `failed` is set then."""
+
+    def __init__(self, layers: Iterable[Layer], at_once: int, stop: threading.Event) -> None:
+        self.failed = threading.Event()
+        self._at_once = at_once
+        self._stop = stop
+        self._lock = threading.Lock()
+        # Under the lock: layers that nobody has begun, how many of them cannot wait, the threads there were, what went wrong,
+        # and whether no thread may start.
+        self._waiting = deque(layers)
+        self._pressing = 0
+        self._threads: list[threading.Thread] = []
+        self._errors: list[Exception] = []
+        self._is_over = False
+        self._bring: Callable[[Layer], None] = lambda _: None
+
+    def run(self, bring: Callable[[Layer], None]) -> None:
+        """Bring all of them. Raises Stopped, or what `bring` raised, the final error first."""
+        with self._lock:
+            self._bring = bring
+            count = min(max(self._at_once, self._pressing), len(self._waiting))
+        for _ in range(count):
+            self._start(self._bring_some)
+        joined = 0
+        while True:
+            with self._lock:
+                self._is_over = joined == len(self._threads)
+                if self._is_over:
+                    break
+                thread = self._threads[joined]
+            thread.join()
+            joined += 1
+        if self._stop.is_set():
+            raise Stopped
+        if self._errors:
+            raise next((error for error in self._errors if isinstance(error, FinalError)), self._errors[0])
+
+    def begin_now(self, layer: Layer) -> None:
+        """Begin this layer if nobody has."""
+        with self._lock:
+            if self._is_over or layer not in self._waiting:
+                return
+            self._waiting.remove(layer)
+            if not self._threads:  # the first ones, then
+                self._waiting.appendleft(layer)
+                self._pressing += 1
+                return
+        self._start(lambda: self._bring_one(layer))
+
+    def _start(self, work: Callable[[], None]) -> None:
+        thread = threading.Thread(target=work, name="pull-layer", daemon=True)
+        with self._lock:
+            self._threads.append(thread)
+            thread.start()
+
+    def _bring_some(self) -> None:
+        while not self._errors and not self._stop.is_set():
+            with self._lock:
+                layer = self._waiting.popleft() if self._waiting else None
+            if layer is None:
+                return
+            self._bring_one(layer)
+
+    def _bring_one(self, layer: Layer) -> None:
+        try:
+            self._bring(layer)
+        except Exception as raised:  # noqa: BLE001 - a thread's main: raised again by `run`
+            self._errors.append(raised)
+            self.failed.set()
