@@ -11,6 +11,8 @@ import enum
 import errno
 import os
 import tempfile
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 from modelcsi.errors import InvalidRequest, ModelCsiError, MountFailed, RollbackFailed, StoreFull
@@ -21,7 +23,7 @@ from modelcsi.mount.table import Mount, mount_id_of, mounts_below, read_mount_ta
 
 # Not NO_EXEC: model repositories carry shared objects, and Kubernetes dropped noexec for image volumes (KEP-4639).
 _RESTRICTIONS = MountFlag.READ_ONLY | MountFlag.NO_SUID | MountFlag.NO_DEVICES
-_ST_RESTRICTIONS = os.ST_RDONLY | os.ST_NOSUID | os.ST_NODEV
+_RESTRICTED = frozenset({"ro", "nosuid", "nodev"})
 # As kubelet makes the parents. Only seen while nothing is mounted.
 _TARGET_MODE = 0o750
 
@@ -53,11 +55,8 @@ class Mounter:
         Makes the target's directory, not its parents, and removes it again if the mount fails. Raises InvalidRequest (the path),
         StoreFull, MountFailed (the kernel refuses), or RollbackFailed if something else is mounted there or could not be undone.
         """
-        try:
-            with open_place(target) as place:
-                self._bind_at(place, source_fd)
-        except OSError as error:
-            raise _refusal(error, target) from error
+        attach = _attach if self._method is MountMethod.DESCRIPTORS else _attach_by_paths
+        mount_at(target, partial(attach, source_fd), partial(_adopt, source_fd))
 
     def unmount(self, target: str) -> None:
         """Returning normally means that `target` does not exist: nothing is mounted there, and its directory is gone.
@@ -77,30 +76,49 @@ class Mounter:
             raise _leftover(error, target) from error
 
     def shows(self, target: str, directory: Path) -> bool:
-        """Whether the directory is what one sees at the target: two stats, no mount table."""
+        """Whether the directory is what one sees at the target: two stats, no mount table, and no question to a dead server."""
         try:
-            return os.path.samestat(os.lstat(target), os.lstat(directory))
-        except OSError:  # absent, or a dead mount
+            return syscalls.identify_path(target) == syscalls.identify_path(str(directory))
+        except OSError:  # absent
             return False
 
     def table(self) -> tuple[Mount, ...]:
         """All mounts that there are, whoever made them."""
         return read_mount_table()
 
-    def _bind_at(self, place: Place, source_fd: int) -> None:
-        created = _create(place)
-        try:
-            with place.opened() as target_fd:
-                if mount_id_of(target_fd) != mount_id_of(place.parent_fd):
-                    _adopt(place, target_fd, source_fd)
-                elif self._method is MountMethod.DESCRIPTORS:
-                    _attach(source_fd, target_fd)
-                else:
-                    _attach_by_paths(source_fd, target_fd)
-        except BaseException as error:
-            if created:
-                _remove_again(place, error)
-            raise
+
+def mount_at(target: str, attach: Callable[[int], None], adopt: Callable[[Place, int], None]) -> None:
+    """Make the target's directory and let `attach` mount something there, or `adopt` judge what is mounted there already.
+
+    The directory is removed again if that fails. Raises what `bind_read_only` does.
+    """
+    try:
+        with open_place(target) as place:
+            _mount_at(place, attach, adopt)
+    except OSError as error:
+        raise _refusal(error, target) from error
+
+
+def refuse(place: Place) -> RollbackFailed:
+    """Something else is mounted at the place, and is not stacked upon.
+
+    It is no final error: the unpublish that clears it away must still come.
+    """
+    return RollbackFailed(f"something else is mounted at {place.path}", hint="it goes when the volume is unpublished")
+
+
+def _mount_at(place: Place, attach: Callable[[int], None], adopt: Callable[[Place, int], None]) -> None:
+    created = _create(place)
+    try:
+        with place.opened() as target_fd:
+            if mount_id_of(target_fd) != mount_id_of(place.parent_fd):
+                adopt(place, target_fd)
+            else:
+                attach(target_fd)
+    except BaseException as error:
+        if created:
+            _remove_again(place, error)
+        raise
 
 
 def _create(place: Place) -> bool:
@@ -111,28 +129,20 @@ def _create(place: Place) -> bool:
     return True
 
 
-def _adopt(place: Place, target_fd: int, source_fd: int) -> None:
-    """Something is mounted at the target: fine if it is this source, as after a crash between the mount and its record.
-
-    Anything else is not stacked upon. It is no final error: the unpublish that clears it away must still come.
-    """
-    if _is_dead(target_fd) or not os.path.sameopenfile(target_fd, source_fd) or not _is_restricted(target_fd):
-        raise RollbackFailed(
-            f"something else is mounted at {place.path}", hint="it goes when the volume is unpublished"
-        )
-
-
-def _is_dead(descriptor: int) -> bool:
-    """Whether the file system's server is gone (FUSE: ENOTCONN)."""
-    try:
-        os.fstat(descriptor)
-    except OSError:
-        return True
-    return False
+def _adopt(source_fd: int, place: Place, target_fd: int) -> None:
+    """Something is mounted at the target: fine if it is this source, as after a crash between the mount and its record."""
+    if syscalls.identify(target_fd) != syscalls.identify(source_fd) or not _is_restricted(target_fd):
+        raise refuse(place)
 
 
 def _is_restricted(descriptor: int) -> bool:
-    return os.fstatvfs(descriptor).f_flag & _ST_RESTRICTIONS == _ST_RESTRICTIONS
+    return _options_of(descriptor) >= _RESTRICTED
+
+
+def _options_of(descriptor: int) -> frozenset[str]:
+    """Of its mount, from the mount table: fstatvfs would ask the file system, whose server may be dead or stuck."""
+    mount_id = mount_id_of(descriptor)
+    return next((mount.options for mount in read_mount_table() if mount.mount_id == mount_id), frozenset())
 
 
 def _attach(source_fd: int, target_fd: int) -> None:
@@ -168,7 +178,7 @@ def _attach_by_paths(source_fd: int, target_fd: int) -> None:
 
 def _restrictions(source_fd: int) -> MountFlag:
     """A remount sets all flags anew, so what restricts the source is repeated; a clone inherits it."""
-    inherited = MountFlag.NO_EXEC if os.fstatvfs(source_fd).f_flag & os.ST_NOEXEC else MountFlag(0)
+    inherited = MountFlag.NO_EXEC if "noexec" in _options_of(source_fd) else MountFlag(0)
     return _RESTRICTIONS | inherited
 
 

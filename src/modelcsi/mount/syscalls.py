@@ -10,7 +10,8 @@ import ctypes
 import enum
 import errno
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 
 _LIBC = ctypes.CDLL(None, use_errno=True)
 _LIBC.syscall.restype = ctypes.c_long
@@ -19,15 +20,26 @@ _LIBC.umount2.argtypes = (ctypes.c_char_p, ctypes.c_int)
 
 _SYS_OPEN_TREE = 428
 _SYS_MOVE_MOUNT = 429
+_SYS_FSOPEN = 430
+_SYS_FSCONFIG = 431
+_SYS_FSMOUNT = 432
 _SYS_MOUNT_SETATTR = 442
 _OPEN_TREE_CLONE = 1
+_FSOPEN_CLOEXEC = 1
+_FSMOUNT_CLOEXEC = 1
+_FSCONFIG_SET_FLAG = 0
+_FSCONFIG_SET_STRING = 1
+_FSCONFIG_CMD_CREATE = 6
 _AT_EMPTY_PATH = 0x1000
+_AT_STATX_DONT_SYNC = 0x4000
+_STATX_INO = 0x100
 _MOVE_MOUNT_F_EMPTY_PATH = 0x4
 _MOVE_MOUNT_T_EMPTY_PATH = 0x40
 _MS_REMOUNT = 0x20
 _MS_BIND = 0x1000
 _MNT_DETACH = 0x2
 _UMOUNT_NOFOLLOW = 0x8
+_LOG_BYTES = 8192
 
 
 class MountFlag(enum.IntFlag):
@@ -48,6 +60,63 @@ class _MountAttr(ctypes.Structure):
         ("propagation", ctypes.c_uint64),
         ("userns_fd", ctypes.c_uint64),
     )
+
+
+class _Statx(ctypes.Structure):
+    """`struct statx` of linux/stat.h, as far as it is read here."""
+
+    _fields_ = (
+        ("head", ctypes.c_uint32 * 8),
+        ("inode", ctypes.c_uint64),
+        ("middle", ctypes.c_uint8 * 96),
+        ("device_major", ctypes.c_uint32),
+        ("device_minor", ctypes.c_uint32),
+        ("rest", ctypes.c_uint8 * 112),
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Identity:
+    """Which file of which file system."""
+
+    device: str
+    """`major:minor`, as in the mount table."""
+    inode: int
+
+
+def identify(descriptor: int) -> Identity:
+    """What `descriptor` is open at, from what the kernel knows: a file system's server, which may be stuck, is not asked."""
+    found = _Statx()
+    flags = ctypes.c_int(_AT_EMPTY_PATH | _AT_STATX_DONT_SYNC)
+    _checked(_LIBC.statx(ctypes.c_int(descriptor), b"", flags, ctypes.c_uint(_STATX_INO), ctypes.byref(found)))
+    return Identity(f"{found.device_major}:{found.device_minor}", found.inode)
+
+
+def identify_path(path: str) -> Identity:
+    """`identify` of what is at a path, of a symlink itself."""
+    descriptor = os.open(path, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC)
+    try:
+        return identify(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def new_mount(fs_type: str, parameters: Mapping[str, str | None], flags: MountFlag) -> int:
+    """A descriptor of a new file system's mount, not yet attached, restricted by `flags`; a parameter of None is a flag.
+
+    Both vanish with the descriptor unless `move_mount` attaches it.
+    """
+    fs_fd = _syscall(_SYS_FSOPEN, os.fsencode(fs_type), ctypes.c_uint(_FSOPEN_CLOEXEC))
+    try:
+        for name, value in parameters.items():
+            command = _FSCONFIG_SET_FLAG if value is None else _FSCONFIG_SET_STRING
+            _configure(fs_fd, command, os.fsencode(name), None if value is None else os.fsencode(value))
+        _configure(fs_fd, _FSCONFIG_CMD_CREATE, None, None)
+        return _syscall(_SYS_FSMOUNT, ctypes.c_int(fs_fd), ctypes.c_uint(_FSMOUNT_CLOEXEC), ctypes.c_uint(flags))
+    except OSError as error:
+        raise OSError(error.errno, f"{error.strerror}{_told(fs_fd)}") from error
+    finally:
+        os.close(fs_fd)
 
 
 def has_descriptor_calls() -> bool:
@@ -106,6 +175,18 @@ def unmount(target: str, *, detach: bool) -> None:
 def _open_tree(source_fd: int) -> int:
     flags = _OPEN_TREE_CLONE | os.O_CLOEXEC | _AT_EMPTY_PATH
     return _syscall(_SYS_OPEN_TREE, ctypes.c_int(source_fd), b"", ctypes.c_uint(flags))
+
+
+def _configure(fs_fd: int, command: int, name: bytes | None, value: bytes | None) -> None:
+    _syscall(_SYS_FSCONFIG, ctypes.c_int(fs_fd), ctypes.c_uint(command), name, value, ctypes.c_int(0))
+
+
+def _told(fs_fd: int) -> str:
+    """What the kernel says of a file system that it does not make: `e fuse: Bad value for 'fd'`."""
+    try:
+        return f" ({os.read(fs_fd, _LOG_BYTES).decode(errors='replace').strip()})"
+    except OSError:  # ENODATA: nothing
+        return ""
 
 
 def _mount_setattr(tree_fd: int, flags: MountFlag) -> None:
