@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import tomllib
@@ -16,7 +17,8 @@ import pytest
 from tests.cluster.image import NONROOT, UnpackedImage, files_below
 from tests.fakes.kubelet import Kubelet
 
-_PROJECT = tomllib.loads((Path(__file__).resolve().parents[2] / "pyproject.toml").read_text())["project"]
+_ROOT = Path(__file__).resolve().parents[2]
+_PROJECT = tomllib.loads((_ROOT / "pyproject.toml").read_text())["project"]
 _LARGEST_BYTES = 80_000_000
 _COMMANDS = ("model-csi-driver", "modelcsi", "model-csi-cli")
 _PYTHON = "/opt/venv/bin/python"
@@ -143,6 +145,16 @@ def test_keeps_nothing_of_the_machine_that_built_it(image: UnpackedImage) -> Non
 def test_imports_every_module_but_the_push(image: UnpackedImage) -> None:
     """Every dependency is there, and every library that its wheels link; only oras is not, which only `modelcsi push` needs."""
     assert image.run(_PYTHON, "-c", _IMPORT_EVERYTHING, user=NONROOT) == "modelcsi.pack.client needs oras\n"
+
+
+def test_has_both_adapters_of_lazy_mounts(image: UnpackedImage) -> None:
+    """pyfuse3 was built from its locked source, finds libfuse's library, and brought no program with root's rights."""
+    script = "import importlib.metadata, pyfuse3, trio; print(importlib.metadata.version('pyfuse3'))"
+    locked = re.search(r"(?m)^pyfuse3==(\S+)", (_ROOT / "requirements.lock").read_text())
+
+    assert locked is not None
+    assert f"{locked[1]}\n" == image.run(_PYTHON, "-c", script, user=NONROOT)
+    assert [] == [file for file in files_below(image.root) if Path(file).name.startswith("fusermount")]
 
 
 def test_can_speak_to_the_api_server(image: UnpackedImage) -> None:

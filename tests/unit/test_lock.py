@@ -17,10 +17,12 @@ _LOCKED = {
     name: (version, hashes) for name, version, hashes in re.findall(r"(?m)^(\S+)==(\S+)((?: \\\n +--hash=\S+)*)", _LOCK)
 }
 
+_NEEDED = [*_PROJECT["dependencies"], *_PROJECT["optional-dependencies"]["fuse"]]
 
-@pytest.mark.parametrize("dependency", [Requirement(text) for text in _PROJECT["dependencies"]], ids=str)
+
+@pytest.mark.parametrize("dependency", [Requirement(text) for text in _NEEDED], ids=str)
 def test_holds_what_the_project_needs(dependency: Requirement) -> None:
-    """Every dependency is locked, at a version that pyproject.toml allows; hack/lock mends it."""
+    """Every dependency of the image is locked, at a version that pyproject.toml allows; hack/lock mends it."""
     version, _ = _LOCKED[canonicalize_name(dependency.name)]
 
     assert dependency.specifier.contains(version)
