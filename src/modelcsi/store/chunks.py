@@ -60,3 +60,32 @@ class ChunkMap:
     def close(self) -> None:
         """Unmap; the marks stay in the file."""
         self._map.close()
+
+
+class ChunkView:
+    """The marks of a blob that another process is writing, for who may only read.
+
+    Asked by pread(2) and not mapped: the writer cuts a file of another blob to nothing, and a mapping of it would be SIGBUS.
+    """
+
+    def __init__(self, path: Path) -> None:
+        """Raises OSError; ValueError while the file is not one yet."""
+        self.fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+        header = os.pread(self.fd, _HEADER.size, 0)
+        if len(header) < _HEADER.size or not header.startswith(_HEADER.pack(_MAGIC, CHUNK_BYTES, 0)[:-8]):
+            self.close()
+            raise ValueError(f"{path} is not a chunk map")
+
+    def missing(self, first: int, last: int) -> list[int]:
+        """Which of the chunks first..last (both included) have no mark."""
+        marks = os.pread(self.fd, last - first + 1, _HEADER.size + first)
+        if marks.count(b"\x01") == last - first + 1:
+            return []
+        marks = marks.ljust(last - first + 1, b"\x00")
+        return [first + index for index, mark in enumerate(marks) if mark != 1]
+
+    def close(self) -> None:
+        """Give the descriptor back."""
+        if self.fd >= 0:
+            os.close(self.fd)
+            self.fd = -1

@@ -90,6 +90,16 @@ class StoreLayout:
         return self.root / "views"
 
     @property
+    def lazy_views(self) -> Path:
+        """What FUSE servers know of each lazy view. Nothing is mounted here."""
+        return self.root / "mounts"
+
+    @property
+    def demand_socket(self) -> Path:
+        """Where servers ask the driver for bytes."""
+        return self.root / "demand.sock"
+
+    @property
     def dynamic_volumes(self) -> Path:
         """The directories in which pods mount models themselves, and a record beside each."""
         return self.root / "dynamic"
@@ -139,6 +149,10 @@ class StoreLayout:
     def view_record(self, view_id: str) -> Path:
         """Which artifact and selection the view shows, for a start without the database."""
         return self.views / f"{view_id}.json"
+
+    def lazy_view(self, view_id: str) -> Path:
+        """The directory of a lazy view's files: `plan`, `fill` (written by the driver) and `opens` (by the server)."""
+        return self.lazy_views / view_id
 
     def dynamic_volume(self, key: str) -> Path:
         """The directory of one dynamic volume, as its pod sees it: `csi/`, `models/` and `status.json`."""

