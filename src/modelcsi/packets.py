@@ -7,8 +7,6 @@ a field that the listener does not know is ignored, one that it misses has a def
 
 from __future__ import annotations
 
-import base64
-import binascii
 import json
 from collections.abc import Callable, Mapping
 from dataclasses import MISSING, Field, fields
@@ -55,10 +53,7 @@ class Codec:
 def encode(message: Packet) -> bytes:
     """The packet of a message."""
     values = {field.name: getattr(message, field.name) for field in fields(cast("Any", message))}
-    packed = {
-        name: base64.b64encode(value).decode() if isinstance(value, bytes) else value for name, value in values.items()
-    }
-    return json.dumps({"op": message.op} | packed, separators=(",", ":")).encode()
+    return json.dumps({"op": message.op} | values, separators=(",", ":")).encode()
 
 
 def _is_default(record: Mapping[str, Any], field: Field[Any]) -> bool:
@@ -92,13 +87,6 @@ def _flag(value: object) -> bool | None:
     return value if isinstance(value, bool) else None
 
 
-def _bytes(value: object) -> bytes | None:
-    try:
-        return base64.b64decode(value, validate=True) if isinstance(value, str) else None
-    except (binascii.Error, ValueError):
-        return None
-
-
 def _numbers(value: object) -> tuple[int, ...] | None:
     numbers = tuple(_number(item) for item in value) if isinstance(value, list) else (None,)
     return None if None in numbers else cast("tuple[int, ...]", numbers)
@@ -109,7 +97,6 @@ _READERS: Mapping[str, Callable[[object], Any]] = {
     "float": _seconds,
     "str": _text,
     "bool": _flag,
-    "bytes": _bytes,
     "tuple[int, ...]": _numbers,
 }
-"""By the annotation's text: all are natural numbers, seconds, texts, flags, bytes (base64 on the wire)."""
+"""By the annotation's text: all are natural numbers, seconds, texts and flags."""

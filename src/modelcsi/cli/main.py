@@ -10,7 +10,6 @@ import os
 import signal
 import sys
 from collections.abc import Callable, Sequence
-from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -21,6 +20,7 @@ if TYPE_CHECKING:
 
 DONE, FAILED, WRONG_USAGE = 0, 1, 2
 DEFAULT_CONFIG = Path("/etc/model-csi-driver/config.yaml")
+FUSE_SERVER = "fuse-server"
 _INTERRUPTED = 130
 
 _DESCRIPTION = """\
@@ -70,6 +70,16 @@ def _report(error: ModelCsiError, status: int) -> int:
     return status
 
 
+class _Version(argparse.Action):
+    """Reads the package's metadata only when asked: that takes longer than the start of a server."""
+
+    def __call__(self, parser: argparse.ArgumentParser, *_arguments: object) -> None:
+        from importlib.metadata import version
+
+        print(f"modelcsi {version('model-csi-driver')}")
+        parser.exit()
+
+
 def _command_of_environment(parser: argparse.ArgumentParser) -> Callable[[argparse.Namespace], int]:
     """`modelcsi --config FILE` with X_CSI_MODE: how deployments of the upstream driver start it."""
     from modelcsi.config.environment import Mode, read_environment
@@ -84,7 +94,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="modelcsi", description=_DESCRIPTION, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--version", action="version", version=f"modelcsi {version('model-csi-driver')}")
+    parser.add_argument("--version", action=_Version, nargs=0, help="show program's version number and exit")
     _add_driver_flags(parser)
     commands = parser.add_subparsers(dest="command", metavar="COMMAND")
     _add_driver_commands(commands)
@@ -126,8 +136,29 @@ def _add_driver_commands(commands: _Commands) -> None:
     controller = _command(
         commands, "controller", _controller, "run the CSI Controller service, for the external-provisioner"
     )
-    for parser in (node, controller):
+    fuse = _command(
+        commands,
+        "fuse",
+        _fuse,
+        "keep this node's lazy volumes alive: hold their FUSE connections, start and watch the servers\n\n"
+        "Runs beside `modelcsi node` and outlives it. On SIGHUP it replaces its own program and the servers, and readers\n"
+        "of the volumes notice nothing. Where the driver starts it itself (fuse.holder: managed), nobody else has to.",
+    )
+    for parser in (node, controller, fuse):
         _add_driver_flags(parser, default=argparse.SUPPRESS)
+    server = commands.add_parser(FUSE_SERVER)  # internal, so without a line in the help
+    server.set_defaults(run=_fuse_server)
+    server.add_argument("--adapter", choices=("passthrough", "pyfuse3"), required=True)
+    server.add_argument("--link-fd", type=int, metavar="N", required=True, help="the server's line to the holder")
+    fuse.add_argument("--until-idle", action="store_true", help="end some seconds after the last volume")
+    fuse.add_argument("--resume", type=int, metavar="N", help=argparse.SUPPRESS)
+    for parser in (fuse, server):
+        parser.add_argument("--root-dir", type=Path, metavar="DIR", help="the store, instead of the configuration's")
+        parser.add_argument("--verify", choices=("range", "complete"), help="wins over fuse.verify of the file")
+        parser.add_argument(
+            "--read-timeout", type=float, metavar="SECONDS", help="wins over fuse.read_timeout of the file"
+        )
+    server.add_argument("--log-level")
 
 
 def _add_model_commands(commands: _Commands) -> None:
@@ -253,6 +284,18 @@ def _controller(options: argparse.Namespace) -> int:
     from modelcsi.cli.controller import run_controller
 
     return run_controller(options.config, options.log_level)
+
+
+def _fuse(options: argparse.Namespace) -> int:
+    from modelcsi.cli.fuse import run_fuse
+
+    return run_fuse(options)
+
+
+def _fuse_server(options: argparse.Namespace) -> int:
+    from modelcsi.cli.fuse import run_fuse_server
+
+    return run_fuse_server(options)
 
 
 def _pack(options: argparse.Namespace) -> int:

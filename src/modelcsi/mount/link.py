@@ -35,14 +35,13 @@ from contextlib import suppress
 from pathlib import Path
 
 from modelcsi.mount import wire
-from modelcsi.packets import MAX_PACKET_BYTES, Packet, UnknownPacket, encode
+from modelcsi.mount.lines import receive, send
+from modelcsi.packets import Packet, UnknownPacket
 
 logger = logging.getLogger(__name__)
 
 SOCKET_NAME = "fuse.sock"
 """Under `root_dir`: where the holder listens."""
-MAX_DESCRIPTORS = 2
-"""That travel with one message."""
 
 Order = tuple[wire.Serve | wire.Drop | wire.Resend | wire.Leave, int | None]
 """What the holder wants, and of `Serve` the view's /dev/fuse descriptor, which is then the server's to close."""
@@ -58,7 +57,7 @@ class HolderLink:
         """`holder_fd` is the inherited end of the socket pair."""
         self._root = root_dir
         self._adapter = adapter
-        self._views: dict[str, int] = {}
+        self._views: dict[str, tuple[int, str]] = {}  # descriptor and device
         self._watch_fd: int | None = None
         self._has_left = False
         self._epoll = select.epoll()
@@ -135,8 +134,8 @@ class HolderLink:
 
     def _note(self, order: Order) -> None:
         match order:
-            case wire.Serve(view=view), int() as descriptor:
-                self._views[view] = descriptor
+            case wire.Serve(view=view, device=device), int() as descriptor:
+                self._views[view] = descriptor, device
             case wire.Drop(view=view), _:
                 self._views.pop(view, None)
             case wire.Leave(), _:
@@ -165,9 +164,9 @@ class HolderLink:
         try:
             home.connect(str(self._path))
             send(home, wire.Orphan(os.getpid(), self._adapter))
-            for view, descriptor in self._views.items():
+            for view, (descriptor, device) in self._views.items():
                 has_descriptor = self._adapter != "pyfuse3"
-                send(home, wire.Returned(view, has_descriptor), [descriptor] if has_descriptor else [])
+                send(home, wire.Returned(view, device, has_descriptor), [descriptor] if has_descriptor else [])
         except OSError as error:  # nobody there yet: the watch will tell
             logger.debug("no FUSE holder at %s: %s", self._path, error)
             home.close()
@@ -196,30 +195,6 @@ class HolderLink:
         # A holder that is gone is noticed by `take`; one that does not read has many pongs to read already.
         with suppress(OSError):
             send(self._socket, message)
-
-
-def send(line: socket.socket, message: Packet, descriptors: list[int] | None = None) -> None:
-    """One message with its descriptors, whole or not at all. Raises OSError (BlockingIOError: not now)."""
-    packet = encode(message)
-    if descriptors:
-        socket.send_fds(line, [packet], descriptors, socket.MSG_NOSIGNAL)
-    else:
-        line.send(packet, socket.MSG_NOSIGNAL)
-
-
-def receive(line: socket.socket) -> tuple[bytes, list[int]]:
-    """One packet and the descriptors that came with it; nothing when the other side hung up. Raises OSError."""
-    try:
-        packet, descriptors, flags, _ = socket.recv_fds(
-            line, MAX_PACKET_BYTES, MAX_DESCRIPTORS, socket.MSG_CMSG_CLOEXEC
-        )
-    except ConnectionResetError:  # hung up, and left unread what we had sent
-        return b"", []
-    if flags & (socket.MSG_TRUNC | socket.MSG_CTRUNC):
-        for descriptor in descriptors:
-            os.close(descriptor)
-        raise OSError(f"a message of more than {MAX_PACKET_BYTES} bytes, or descriptors that did not fit")
-    return packet, list(descriptors)
 
 
 def _watch_directory(directory: Path) -> int:

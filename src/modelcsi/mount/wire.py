@@ -107,6 +107,7 @@ class Serve:
 
     op: ClassVar[str] = "serve"
     view: str
+    device: str = ""
 
     def __post_init__(self) -> None:
         _check_view(self.view)
@@ -189,6 +190,7 @@ class Returned:
 
     op: ClassVar[str] = "returned"
     view: str
+    device: str = ""
     has_descriptor: bool = True
 
     def __post_init__(self) -> None:
