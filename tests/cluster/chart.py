@@ -67,15 +67,24 @@ class Manifests:
         (found,) = [item for item in self.of(kind) if name in {None, item["metadata"]["name"]}]
         return found
 
+    def daemonset(self, container: str = "model-csi-driver") -> Object:
+        """The DaemonSet with a container of that name: the driver's, unless told otherwise."""
+        (found,) = [
+            item
+            for item in self.of("DaemonSet")
+            if container in {running["name"] for running in item["spec"]["template"]["spec"]["containers"]}
+        ]
+        return found
+
     def config(self) -> str:
         """The driver's configuration file."""
-        text = self.one("ConfigMap", f"{self.one('DaemonSet')['metadata']['name']}-config")["data"]["config.yaml"]
+        text = self.one("ConfigMap", f"{self.daemonset()['metadata']['name']}-config")["data"]["config.yaml"]
         assert isinstance(text, str)
         return text
 
     def node_pod(self) -> Object:
-        """The pod spec of the DaemonSet."""
-        spec = self.one("DaemonSet")["spec"]["template"]["spec"]
+        """The pod spec of the driver's DaemonSet."""
+        spec = self.daemonset()["spec"]["template"]["spec"]
         assert isinstance(spec, dict)
         return spec
 

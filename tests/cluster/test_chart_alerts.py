@@ -75,7 +75,8 @@ def test_service_monitor_finds_what_the_pod_monitor_finds() -> None:
     enabled = {"enabled": True}
     manifests = render({"controller": enabled, "monitoring": {"podMonitor": enabled, "serviceMonitor": enabled}})
     selector = manifests.one("ServiceMonitor")["spec"]["selector"]
-    pods = [manifests.one(kind)["spec"]["template"]["metadata"]["labels"] for kind in ("DaemonSet", "Deployment")]
+    workloads = [manifests.daemonset(), manifests.one("Deployment")]
+    pods = [workload["spec"]["template"]["metadata"]["labels"] for workload in workloads]
     services = manifests.of("Service")
     found = [service for service in services if _is_selected(selector, service["metadata"]["labels"])]
     behind = [[service["spec"]["selector"].items() <= labels.items() for labels in pods] for service in found]

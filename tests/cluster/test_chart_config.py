@@ -23,7 +23,7 @@ def _loaded(manifests: Manifests, directory: Path) -> Config:
 
 
 def _checksum(values: dict[str, Any]) -> str:
-    checksum = render(values).one("DaemonSet")["spec"]["template"]["metadata"]["annotations"]["checksum/restart"]
+    checksum = render(values).daemonset()["spec"]["template"]["metadata"]["annotations"]["checksum/restart"]
     assert isinstance(checksum, str)
     return checksum
 
@@ -127,7 +127,7 @@ def test_pods_wait_for_a_disk_of_their_own_where_told() -> None:
 )
 def test_change_of_a_key_that_is_read_again_rolls_no_pod(config: dict[str, Any]) -> None:
     """The DaemonSet stays as it is, so `helm upgrade` restarts nothing."""
-    assert render().one("DaemonSet") == render({"config": config}).one("DaemonSet")
+    assert render().daemonset() == render({"config": config}).daemonset()
 
 
 @pytest.mark.parametrize(

@@ -116,7 +116,7 @@ def test_token_is_where_it_is_used() -> None:
     ]
 
     assert {"model-csi-driver", "csi-provisioner"} == holders
-    assert 2 * [False] == [pod["automountServiceAccountToken"] for pod in pods]
+    assert 3 * [False] == [pod["automountServiceAccountToken"] for pod in pods]
 
 
 @pytest.mark.parametrize(
@@ -144,15 +144,18 @@ def test_driver_that_asks_nothing_has_no_token(config: dict[str, Any], is_there:
 
 
 def test_only_the_driver_on_nodes_is_privileged() -> None:
-    """Every other container runs without capabilities; no container writes to its own root."""
+    """Every other container runs without capabilities, but for what passthrough takes; no container writes to its own root."""
     containers = _containers(values_of("everything"))
     contexts = {name: container["securityContext"] for name, container in containers.items()}
-    others = {name: context for name, context in contexts.items() if name != "model-csi-driver"}
+    on_nodes = {"model-csi-driver", "model-csi-fuse"}
+    others = {name: context for name, context in contexts.items() if name not in on_nodes}
 
     assert {"model-csi-controller", "csi-provisioner", "model-csi-driver-registrar", "liveness-probe", "test"} == set(
         others
     )
     assert contexts["model-csi-driver"]["privileged"] is True
+    assert {"drop": ["ALL"], "add": ["SYS_ADMIN"]} == contexts["model-csi-fuse"]["capabilities"]
+    assert "privileged" not in contexts["model-csi-fuse"]
     assert all(context["readOnlyRootFilesystem"] for context in contexts.values())
     assert all(["ALL"] == context["capabilities"]["drop"] for context in others.values())
     assert not any(context["allowPrivilegeEscalation"] for context in others.values())
@@ -194,6 +197,7 @@ def test_openshift_lets_the_drivers_account_be_privileged() -> None:
 
     assert ["system:serviceaccount:model-csi:driver"] == constraints["users"]
     assert constraints["allowPrivilegedContainer"] is True
+    assert ["SYS_ADMIN"] == constraints["allowedCapabilities"]
     assert kinds <= set(constraints["volumes"])
 
 
@@ -204,7 +208,7 @@ def test_sidecars_open_the_socket_where_selinux_is_enforced() -> None:
         [
             container["securityContext"].get("seLinuxOptions")
             for name, container in _containers({**values, "openshift": {"enabled": enabled}}).items()
-            if name != "model-csi-driver"
+            if name not in {"model-csi-driver", "model-csi-fuse"}
         ]
         for enabled in (False, True)
     )

@@ -61,7 +61,7 @@ def test_every_object_keeps_its_name() -> None:
 def test_selector_of_the_daemonset_is_upstreams(release: str, overrides: dict[str, str], name: str, label: str) -> None:
     """A selector is immutable; no label of ours may get into it."""
     values = {**overrides, "commonLabels": {"example.com/ours": "yes"}}
-    daemonset = render(values, release=release).one("DaemonSet")
+    daemonset = render(values, release=release).daemonset()
     selector = {"app.kubernetes.io/name": label, "app.kubernetes.io/instance": release}
 
     assert name == daemonset["metadata"]["name"]
@@ -72,7 +72,7 @@ def test_selector_of_the_daemonset_is_upstreams(release: str, overrides: dict[st
 def test_labels_of_users_do_not_break_the_selector() -> None:
     """A pod label of a selector's name would make the DaemonSet invalid."""
     values = {"podLabels": {"app.kubernetes.io/name": "mine"}, "commonLabels": {"app.kubernetes.io/instance": "mine"}}
-    labels = render(values).one("DaemonSet")["spec"]["template"]["metadata"]["labels"]
+    labels = render(values).daemonset()["spec"]["template"]["metadata"]["labels"]
 
     assert ("model-csi-driver", "model-csi-driver") == (
         labels["app.kubernetes.io/name"],
@@ -83,7 +83,7 @@ def test_labels_of_users_do_not_break_the_selector() -> None:
 def test_daemonset_does_not_select_the_controllers_pods() -> None:
     """A PodMonitor, a NetworkPolicy or a person that selects by the DaemonSet's labels means node pods."""
     manifests = render({"controller": {"enabled": True}})
-    selector = manifests.one("DaemonSet")["spec"]["selector"]["matchLabels"]
+    selector = manifests.daemonset()["spec"]["selector"]["matchLabels"]
     labels = manifests.one("Deployment")["spec"]["template"]["metadata"]["labels"]
 
     assert not selector.items() <= labels.items()
@@ -121,7 +121,7 @@ def test_what_upstreams_users_rely_on_in_the_pod_is_there() -> None:
 def test_upstreams_values_have_their_effect() -> None:
     """Image, resources, labels, scheduling, network and update strategy are as the user set them."""
     manifests = _upgraded()
-    daemonset, pod = manifests.one("DaemonSet"), manifests.node_pod()
+    daemonset, pod = manifests.daemonset(), manifests.node_pod()
     template = daemonset["spec"]["template"]["metadata"]
 
     assert "registry.example.com/model-csi-driver:v1" == manifests.driver()["image"]

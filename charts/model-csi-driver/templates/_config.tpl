@@ -24,6 +24,7 @@
 {{- with $config.pullConfig }}{{ $_ := set $file "pull_config" . }}{{ end -}}
 {{- with $config.features }}{{ $_ := set $file "features" . }}{{ end -}}
 {{- with $config.kubernetes }}{{ $_ := set $file "kubernetes" . }}{{ end -}}
+{{- with $config.fuse }}{{ $_ := set $file "fuse" . }}{{ end -}}
 {{- with include "modelcsi.registryConfig" . | fromYaml }}{{ $_ := set $file "registry" . }}{{ end -}}
 {{- if not .Values.registrar.enabled -}}
 {{- $_ := set $file "kubelet_registration_path" (printf "%s/csi.sock" (include "modelcsi.pluginDir" .)) -}}
@@ -34,6 +35,11 @@
 {{- fail (printf "config.extra.registry.%s: other values decide it: %s" $key (ternary "registryHosts" "credentialProvider" (eq $key "config_path"))) -}}
 {{- end -}}
 {{- end -}}
+{{- $fuse := $merged.fuse | default dict -}}
+{{- if ne "external" ($fuse.holder | default "external") -}}
+{{- fail "config.fuse.holder: the chart decides it; in the driver's pod it would end with that, and every lazy mount with it" -}}
+{{- end -}}
+{{- $_ := set $merged "fuse" (merge (dict "holder" "external") $fuse) -}}
 {{- toYaml $merged }}
 {{- end }}
 

@@ -23,6 +23,10 @@
 {{- $account.name | default (ternary (include "modelcsi.controllerName" .) "default" $account.create) }}
 {{- end }}
 
+{{- define "modelcsi.fuseName" -}}
+{{ include "modelcsi.fullname" . }}-fuse
+{{- end }}
+
 {{- define "modelcsi.selectorLabels" -}}
 app.kubernetes.io/name: {{ include "modelcsi.name" . }}
 app.kubernetes.io/instance: {{ .Release.Name }}
@@ -31,6 +35,11 @@ app.kubernetes.io/instance: {{ .Release.Name }}
 {{/* Another name, not a further label: the DaemonSet's selector must not match these pods. */}}
 {{- define "modelcsi.controllerSelectorLabels" -}}
 app.kubernetes.io/name: {{ printf "%s-controller" (include "modelcsi.name" .) | trunc 63 | trimSuffix "-" }}
+app.kubernetes.io/instance: {{ .Release.Name }}
+{{- end }}
+
+{{- define "modelcsi.fuseSelectorLabels" -}}
+app.kubernetes.io/name: {{ printf "%s-fuse" (include "modelcsi.name" . | trunc 58 | trimSuffix "-") }}
 app.kubernetes.io/instance: {{ .Release.Name }}
 {{- end }}
 
@@ -59,6 +68,11 @@ app.kubernetes.io/instance: {{ .Release.Name }}
 
 {{- define "modelcsi.controllerLabels" -}}
 {{ include "modelcsi.controllerSelectorLabels" . }}
+{{ include "modelcsi.commonLabels" . }}
+{{- end }}
+
+{{- define "modelcsi.fuseLabels" -}}
+{{ include "modelcsi.fuseSelectorLabels" . }}
 {{ include "modelcsi.commonLabels" . }}
 {{- end }}
 
