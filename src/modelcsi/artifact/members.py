@@ -91,6 +91,12 @@ class Member:
     number: int | None = None
     """Its place in the tar, where not all members are recorded; None: its place in the record."""
 
+    def kept(self, sha256: str) -> Member:
+        """The member with the digest of its bytes; `replace` takes three times as long, for each of a hundred thousand."""
+        return Member(
+            self.path, self.type, self.size, self.mode, self.mtime_ns, self.target, sha256=sha256, number=self.number
+        )
+
     def to_json(self) -> dict[str, Any]:
         """The record of this member; empty fields are left out."""
         record: dict[str, Any] = {
@@ -115,23 +121,18 @@ class Member:
         Raises ValueError for anything that it cannot have written.
         """
         try:
-            member = cls(
-                record["path"],
-                MemberType(record["type"]),
-                record["size"],
-                record["mode"],
-                record["mtime_ns"],
-                record.get("target", ""),
-                record.get("sha256", ""),
-                record.get("number"),
+            path, size, mode, mtime_ns = record["path"], record["size"], record["mode"], record["mtime_ns"]
+            target, sha256, number = record.get("target", ""), record.get("sha256", ""), record.get("number")
+            is_sound = (
+                (isinstance(path, str) and isinstance(target, str) and isinstance(sha256, str))
+                and (type(size) is int and type(mode) is int and type(mtime_ns) is int)
+                and (number is None or type(number) is int)
             )
+            if is_sound:
+                return cls(path, MemberType(record["type"]), size, mode, mtime_ns, target, sha256, number)
         except (KeyError, TypeError, AttributeError) as error:
             raise ValueError(f"not a member's record: {str(record)[:200]}") from error
-        texts = (member.path, member.target, member.sha256)
-        numbers = (member.size, member.mode, member.mtime_ns, 0 if member.number is None else member.number)
-        if not all(isinstance(text, str) for text in texts) or not all(type(number) is int for number in numbers):
-            raise ValueError(f"not a member's record: {str(record)[:200]}")
-        return member
+        raise ValueError(f"not a member's record: {str(record)[:200]}")
 
 
 def numbered(members: Sequence[Member]) -> Iterator[tuple[int, Member]]:

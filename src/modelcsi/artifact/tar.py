@@ -256,7 +256,7 @@ class TarParser:
         if self._members > MAX_MEMBERS:
             raise UnsupportedArtifact(f"{where} has over {MAX_MEMBERS} members")
         name = decode_name(overrides.get(b"path") or header.name, where)
-        if _is_sparse(overrides):
+        if overrides and _is_sparse(overrides):
             raise UnsupportedArtifact(f"{shown(name)} in {where} is a sparse file")
         kind = _TYPES.get(header.type)
         if kind is None and self._concerns is not None and header.type in _SPECIAL:
@@ -275,7 +275,7 @@ class TarParser:
             return None  # kaniko has an entry for the image's root
         path = normalise_path(name, where)
         target = ""
-        if kind in {MemberType.SYMLINK, MemberType.HARDLINK}:
+        if kind is MemberType.SYMLINK or kind is MemberType.HARDLINK:  # a set would call Python to hash each
             target = self._link_target(path, kind, overrides.get(b"linkpath") or header.link_name)
         self._name_characters += len(path) + len(target)
         if self._name_characters > _MAX_NAME_CHARACTERS:

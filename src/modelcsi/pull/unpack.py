@@ -53,9 +53,10 @@ class Unpacker:
         self._ingest = ingest
         self._reservation = reservation
         self._where = f"layer {layer.digest}"
-        self._unpacked = 0
+        self._unpacked = self._unspent = 0
         self._is_kept = self._is_plain = False
         self._hash = hashlib.sha256()
+        self._wants_all = self._reading.form is Form.FILE or (selection.is_everything and not layer.is_image)
 
     def run(self, pieces: Iterator[bytes]) -> None:
         """Unpack the whole stream, to its last byte; once.
@@ -71,40 +72,51 @@ class Unpacker:
         if not self._is_plain:
             self._ingest.give_up_resuming()
         parser = TarParser(self._where, member_filter(self._reading))
-        for data in decode(codec.compression, pieces, self._where):
-            self._refuse_bomb(len(data), codec)
-            for event in parser.feed(memoryview(data)):
-                self._handle(event)
+        with space_errors(self._what):
+            for data in decode(codec.compression, pieces, self._where):
+                self._refuse_bomb(len(data), codec)
+                for event in parser.feed(memoryview(data)):
+                    self._handle(event)
+                self._account()
         parser.finish()
 
     def _run_file(self, pieces: Iterator[bytes]) -> None:
         """How large the file is, its last byte tells."""
         codec, size = self._layer.codec, 0
-        self._begin(whole_file(0, self._layer.mode or 0, self._layer.mtime_ns or 0))
-        for data in decode(codec.compression, pieces, self._where):
-            self._refuse_bomb(len(data), codec)
-            self._handle(Data(memoryview(data)))
-            size += len(data)
+        with space_errors(self._what):
+            self._begin(whole_file(0, self._layer.mode or 0, self._layer.mtime_ns or 0))
+            for data in decode(codec.compression, pieces, self._where):
+                self._refuse_bomb(len(data), codec)
+                self._handle(Data(memoryview(data)))
+                self._account()
+                size += len(data)
         self.members[0] = dataclasses.replace(self.members[0], size=size)
         self._end()
 
+    def _what(self) -> str:
+        """What is being written."""
+        return f"{self.members[-1].path!r} of {self._where}" if self._is_kept else self._where
+
+    def _account(self) -> None:
+        """After each piece, not each member: a hundred thousand of a few bytes would pay more for it than for their bytes."""
+        self._reservation.spend(self._unspent, self._where)
+        self._unspent = 0
+        self._ingest.flush()
+
     def _handle(self, event: TarEvent) -> None:
-        if isinstance(event, Start):
+        if isinstance(event, Data) and self._is_kept:
+            self._unspent += self._ingest.write_member(event.view)
+            self._hash.update(event.view)
+        elif isinstance(event, Start):
             self._begin(event.member)
         elif isinstance(event, End):
             self._end()
-        elif isinstance(event, Data) and self._is_kept:
-            with space_errors(f"{self.members[-1].path!r} of {self._where}"):
-                self._reservation.spend(self._ingest.write_member(event.view), self._where)
-            self._hash.update(event.view)
         else:
-            with space_errors(self._where):
-                self._ingest.write_stray(event.view)
+            self._ingest.write_stray(event.view)
 
     def _begin(self, member: Member) -> None:
         self.members.append(member)
-        is_file = member.type is MemberType.FILE
-        self._is_kept = is_file and self._wants(member.path)
+        self._is_kept = member.type is MemberType.FILE and (self._wants_all or self._wants(member.path))
         if self._is_kept:
             self.has_kept = True
             if self._is_plain and member.size > self._layer.size:
@@ -112,18 +124,16 @@ class Unpacker:
                     f"{member.path!r} of {self._where} claims {member.size} bytes; the whole layer has {self._layer.size}"
                 )
             self._hash = hashlib.sha256()
-            with space_errors(f"{member.path!r} of {self._where}"):
-                number = len(self.members) - 1 if member.number is None else member.number
-                self._ingest.begin_member(number, member.size)
+            self._ingest.begin_member(len(self.members) - 1 if member.number is None else member.number, member.size)
 
     def _wants(self, path: str) -> bool:
-        return self._reading.form is Form.FILE or wants_member(self._layer, path, self._selection)
+        return wants_member(self._layer, path, self._selection)
 
     def _end(self) -> None:
         if self._is_kept:
             member = self.members[-1]
             self._ingest.end_member(member.mode & 0o555 | 0o444, member.mtime_ns)
-            self.members[-1] = dataclasses.replace(member, sha256=self._hash.hexdigest())
+            self.members[-1] = member.kept(self._hash.hexdigest())
             self._is_kept = False
 
     def _refuse_bomb(self, size: int, codec: Codec) -> None:

@@ -12,7 +12,7 @@ import ctypes
 import errno
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from modelcsi.errors import StoreFull
@@ -29,13 +29,14 @@ _UNSUPPORTED = frozenset({errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL})
 
 
 @contextlib.contextmanager
-def space_errors(what: str) -> Iterator[None]:
-    """Turn "no space left" and "quota exceeded" into StoreFull that says what was being written."""
+def space_errors(what: str | Callable[[], str]) -> Iterator[None]:
+    """Turn "no space left" and "quota exceeded" into StoreFull that says what was being written, asked for only then."""
     try:
         yield
     except OSError as error:
         if error.errno in _NO_SPACE:
-            raise StoreFull(f"no space left while writing {what}", hint=NO_SPACE_HINT) from error
+            name = what if isinstance(what, str) else what()
+            raise StoreFull(f"no space left while writing {name}", hint=NO_SPACE_HINT) from error
         raise
 
 
@@ -97,12 +98,11 @@ def open_directory(path: Path) -> Iterator[int]:
         os.close(fd)
 
 
-def write_all(fd: int, data: bytes | memoryview, offset: int) -> None:
+def write_all(fd: int, data: bytes | bytearray | memoryview, offset: int) -> None:
     """pwrite(2) until all is written (a full disk or a signal may shorten one call)."""
-    view = memoryview(data)
-    while view:
-        written = os.pwrite(fd, view, offset)
-        view, offset = view[written:], offset + written
+    written = os.pwrite(fd, data, offset)
+    while written < len(data):
+        written += os.pwrite(fd, memoryview(data)[written:], offset + written)
 
 
 def remove_tree(path: Path) -> None:

@@ -116,6 +116,9 @@ class LayerIngest:
 
     `plan` says how the tar is read (codec, selection): what an attempt with another plan left cannot be continued and is
     dropped. Members that an earlier attempt wrote are not written twice.
+
+    `stray` and `journal` are written by `flush`, which who writes calls now and then: what a kill takes is what came after
+    it. Written for each member, they would make two of its three writes.
     """
 
     def __init__(
@@ -131,8 +134,10 @@ class LayerIngest:
         self.digest = digest
         self.directory = directory = layout.ingest(digest, host) / "tar"
         self.members = directory / "members"
-        self._stray_fd = self._journal_fd = self._member_fd = -1
+        self._members_fd = self._stray_fd = self._journal_fd = self._member_fd = -1
         self._member_offset = self._member_stored = 0
+        self._held_stray, self._held_journal = bytearray(), bytearray()
+        self._found: set[str] = set()  # members that an earlier attempt left
         self._is_resumable = is_resumable
         self._replayed_stray = self._stray_position = self._journal_position = 0
         self._skips_prefix = skips_prefix
@@ -187,11 +192,8 @@ class LayerIngest:
         if self._skips_prefix and self._seen_prefix < (self._prefix or 1 << 63):
             self._seen_prefix += len(data)
         elif self._is_resumable and data:
-            if self._stray_position >= self._replayed_stray:
-                write_all(self._stray_fd, data, self._stray_position)
-            elif self._stray_position + len(data) > self._replayed_stray:
-                known = self._replayed_stray - self._stray_position
-                write_all(self._stray_fd, memoryview(data)[known:], self._replayed_stray)
+            known = max(0, self._replayed_stray - self._stray_position)
+            self._held_stray += memoryview(data)[known:] if known else data
             self._stray_position += len(data)
 
     def begin_member(self, number: int, size: int) -> None:
@@ -200,11 +202,10 @@ class LayerIngest:
             if self._prefix is None:
                 self._prefix = self._seen_prefix
                 (self.directory / "prefix").write_text(str(self._prefix))
-            entry = _JOURNAL_ENTRY.pack(self._stray_position, number, size)
-            write_all(self._journal_fd, entry, self._journal_position)
-            self._journal_position += len(entry)
-        self._member_fd = _open_again(f"{self.members}/{number}")
-        self._member_stored = os.fstat(self._member_fd).st_size if self._is_resumable else 0
+            self._held_journal += _JOURNAL_ENTRY.pack(self._stray_position, number, size)
+        name = str(number)
+        self._member_fd = _open_again(name, self._members_fd)
+        self._member_stored = os.fstat(self._member_fd).st_size if name in self._found else 0
         self._member_offset = 0
         if self._is_resumable and size >= CHUNK_BYTES:  # a compressed stream may claim any size
             preallocate(self._member_fd, size)
@@ -215,9 +216,9 @@ class LayerIngest:
         Raises OSError; the caller translates (it knows the path).
         """
         end = self._member_offset + len(data)
-        known = min(len(data), max(0, self._member_stored - self._member_offset))
+        known = min(len(data), max(0, self._member_stored - self._member_offset)) if self._member_stored else 0
         if known < len(data):
-            write_all(self._member_fd, memoryview(data)[known:], self._member_offset + known)
+            write_all(self._member_fd, memoryview(data)[known:] if known else data, self._member_offset + known)
         write_back_behind(self._member_fd, self._member_offset, end)
         self._member_offset = end
         return len(data) - known
@@ -229,12 +230,22 @@ class LayerIngest:
         os.close(self._member_fd)
         self._member_fd = -1
 
+    def flush(self) -> None:
+        """What came so far can be read again after a kill. Raises OSError; the caller translates."""
+        if self._held_journal:
+            write_all(self._journal_fd, self._held_journal, self._journal_position)
+            self._journal_position += len(self._held_journal)
+            self._held_journal.clear()
+        if self._held_stray:
+            write_all(self._stray_fd, self._held_stray, self._stray_position - len(self._held_stray))
+            self._held_stray.clear()
+
     def close(self) -> None:
-        """Keep what is there for a later attempt."""
-        for fd in (self._stray_fd, self._journal_fd, self._member_fd):
+        """Keep what is there for a later attempt, up to the last `flush`."""
+        for fd in (self._members_fd, self._stray_fd, self._journal_fd, self._member_fd):
             if fd >= 0:
                 os.close(fd)
-        self._stray_fd = self._journal_fd = self._member_fd = -1
+        self._members_fd = self._stray_fd = self._journal_fd = self._member_fd = -1
 
     def _open(self, plan: str) -> None:
         if _read_plan(self.directory) != plan:
@@ -245,6 +256,7 @@ class LayerIngest:
         elif not self._is_resumable and self.members.exists():
             shutil.rmtree(self.members)
         self.members.mkdir(mode=0o700, exist_ok=True)
+        self._members_fd = os.open(self.members, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC | os.O_NOFOLLOW)
         if self._is_resumable:
             self._stray_fd = os.open(self.directory / "stray", _OPEN, 0o600)
             self._journal_fd = os.open(self.directory / "journal", _OPEN, 0o600)
@@ -275,27 +287,27 @@ class LayerIngest:
     def _cut_to_what_can_be_read_again(self) -> int:
         """Drop what does not continue the stream without a gap; returns the usable length of `stray`.
 
-        The order of writes is stray, journal, member. A kill leaves a prefix of that order; a power cut may not, and what
-        it leaves is cut at the first gap, or found by the digest. A member file that is not read again must go: its bytes
-        would be taken for those that come, and no digest would see it.
+        The order of writes is members, journal, stray: a header in `stray` whose member no journal knows would be taken for
+        the next one's neighbour. A kill leaves a prefix of that order; a power cut may not, and what it leaves is cut at the
+        first gap, or found by the digest. A member file that is not read again must go: its bytes would be taken for those
+        that come, and no digest would see it.
         """
         stray = os.fstat(self._stray_fd).st_size
         position = usable = 0
-        read_again: set[str] = set()
         for at, number, size in self._journal():
             stored = self._stored_size(number)
-            if not position <= at <= stray or str(number) in read_again or stored is None or stored > size:
+            if not position <= at <= stray or str(number) in self._found or stored is None or stored > size:
                 stray = min(stray, max(at, position))
                 break
             usable, position = usable + 1, at
-            read_again.add(str(number))
+            self._found.add(str(number))
             if stored < size:
                 stray = at
                 break
         os.ftruncate(self._journal_fd, usable * _JOURNAL_ENTRY.size)
         os.ftruncate(self._stray_fd, stray)
         for entry in os.scandir(self.members):
-            if entry.name not in read_again:
+            if entry.name not in self._found:
                 os.unlink(entry.path)
         return stray
 
@@ -317,13 +329,13 @@ def discard_ingest(layout: StoreLayout, digest: Digest, host: str = "") -> None:
         shutil.rmtree(directory)
 
 
-def _open_again(path: Path | str) -> int:
+def _open_again(path: Path | str, directory_fd: int | None = None) -> int:
     """Open for writing what an earlier attempt may have made read-only already: a complete member, or an interrupted commit."""
     try:
-        return os.open(path, _OPEN, 0o600)
+        return os.open(path, _OPEN, 0o600, dir_fd=directory_fd)
     except PermissionError:  # root is never refused
-        os.chmod(path, 0o600)
-        return os.open(path, _OPEN, 0o600)
+        os.chmod(path, 0o600, dir_fd=directory_fd)
+        return os.open(path, _OPEN, 0o600, dir_fd=directory_fd)
 
 
 def _read_plan(directory: Path) -> str | None:

@@ -61,6 +61,7 @@ def unpack(ingest: LayerIngest, pieces: Iterator[bytes], wants: Callable[[str], 
                 ingest.write_member(event.view)
             else:
                 ingest.write_stray(event.view)
+        ingest.flush()
     parser.finish()
 
 
@@ -263,6 +264,7 @@ def test_bytes_that_were_there_are_not_counted_again(layout: StoreLayout) -> Non
         first.write_stray(tar[:512])
         first.begin_member(0, 5000)
         first.write_member(tar[512:1512])
+        first.flush()
     with closing(opened(layout, tar)) as second:
         second.write_stray(tar[:512])
         second.begin_member(0, 5000)
