@@ -25,6 +25,9 @@ _NO_SPACE = frozenset({errno.ENOSPC, errno.EDQUOT})
 NO_SPACE_HINT = (
     "free space on the filesystem of root_dir, or make it larger; `modelcsi cache prune` drops what no pod uses"
 )
+MANY_FILES = 16
+"""From here one syncfs is cheaper than an fsync a file (measured: 1000 files 0.05 s against 0.42 s), or a directory (1000 of
+them in a view 0.4 s against 1.4 to 2.4)."""
 _UNSUPPORTED = frozenset({errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL})
 
 

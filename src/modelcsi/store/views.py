@@ -16,13 +16,22 @@ import json
 import logging
 import os
 import stat
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import closing
 from pathlib import Path
 
 from modelcsi.artifact.tree import EntryType, FileEntry, FileTree
 from modelcsi.errors import CorruptContent, UnsupportedArtifact
 from modelcsi.oci.digest import Digest
-from modelcsi.store.durable import open_directory, remove_tree, replace_file, space_errors, sync_directory
+from modelcsi.store.durable import (
+    MANY_FILES,
+    open_directory,
+    remove_tree,
+    replace_file,
+    space_errors,
+    sync_directory,
+    sync_filesystem,
+)
 from modelcsi.store.layout import StoreLayout
 
 logger = logging.getLogger(__name__)
@@ -100,42 +109,69 @@ class Views:
         directories = [entry for entry in tree.entries if entry.type is EntryType.DIRECTORY]
         for entry in directories:
             (root / entry.path).mkdir(mode=0o700)
-        # Made once: for a hundred thousand members a path object each takes longer than its link.
-        directory_of = functools.cache(lambda digest: str(self._layout.layer(digest)))
-        for parent, entries in _by_parent(tree).items():
-            fd = os.open(root / parent, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
-            try:
-                for entry in entries:
-                    self._link(entry, fd, directory_of)
-            finally:
-                os.close(fd)
+        with closing(_Sources(self._layout)) as sources:
+            for parent, entries in _by_parent(tree).items():
+                with open_directory(root / parent) as fd:
+                    for entry in entries:
+                        _place(entry, sources, fd)
         for entry in tree.entries:
             if entry.type is EntryType.SYMLINK:
                 (root / entry.path).symlink_to(entry.target)
         for entry in reversed(directories):
-            sync_directory(root / entry.path)
             (root / entry.path).chmod(entry.mode)
-        sync_directory(root)
         root.chmod(0o555)
-
-    def _link(self, entry: FileEntry, parent_fd: int, directory_of: Callable[[Digest], str]) -> None:
-        name = entry.path.rpartition("/")[2]
-        if entry.data is not None:
-            _write(entry.data, name, parent_fd, entry.mode)
+        if len(directories) >= MANY_FILES:
+            sync_filesystem(root)
             return
-        assert entry.layer is not None, "a file's bytes are in a layer"
-        if entry.member is None:
-            source = str(self._layout.blob(entry.layer))
-        else:
-            source = f"{directory_of(entry.layer)}/{entry.member}"
-        if (os.stat(source).st_mode ^ entry.mode) & _EXECUTE:
-            _copy(source, name, parent_fd, entry.mode)
-        else:
-            _link_or_copy(source, name, parent_fd, entry.mode)
-        # Another artifact may have unpacked the same bytes in another form meanwhile: a tar is larger than any of its members.
-        size = os.stat(name, dir_fd=parent_fd, follow_symlinks=False).st_size
-        if entry.member is not None and size != entry.size:
-            raise CorruptContent(f"{entry.path!r} of layer {entry.layer} has {size} bytes; {entry.size} were recorded")
+        for entry in directories:
+            sync_directory(root / entry.path)
+        sync_directory(root)
+
+
+class _Sources:
+    """Where files are in the content, by an open directory and the name in it: for a hundred thousand of them whole paths
+    would take longer than their links.
+    """
+
+    def __init__(self, layout: StoreLayout) -> None:
+        self._layout = layout
+        self._layer: Digest | None = None
+        self._fd = -1
+
+    def locate(self, layer: Digest, member: int | None) -> tuple[int | None, str]:
+        """The directory's descriptor, valid until the next call, and the name; of a blob a path."""
+        if member is None:
+            return None, str(self._layout.blob(layer))
+        if layer is not self._layer:  # one stays open: an artifact may have ten thousand layers
+            self.close()
+            self._fd = os.open(self._layout.layer(layer), os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+            self._layer = layer
+        return self._fd, str(member)
+
+    def close(self) -> None:
+        """Close what is open."""
+        if self._fd >= 0:
+            os.close(self._fd)
+            self._fd, self._layer = -1, None
+
+
+def _place(entry: FileEntry, sources: _Sources, parent_fd: int) -> None:
+    name = entry.path.rpartition("/")[2]
+    if entry.data is not None:
+        _write(entry.data, name, parent_fd, entry.mode)
+        return
+    assert entry.layer is not None, "a file's bytes are in a layer"
+    source_fd, source = sources.locate(entry.layer, entry.member)
+    status = os.stat(source, dir_fd=source_fd)
+    # Another artifact may have unpacked the same bytes in another form meanwhile: a tar is larger than any of its members.
+    if entry.member is not None and status.st_size != entry.size:
+        raise CorruptContent(
+            f"{entry.path!r} of layer {entry.layer} has {status.st_size} bytes; {entry.size} were recorded"
+        )
+    if (status.st_mode ^ entry.mode) & _EXECUTE:
+        _copy(source, name, parent_fd, entry.mode, source_fd)
+    else:
+        _link_or_copy(source, name, parent_fd, entry.mode, source_fd)
 
 
 @contextlib.contextmanager
@@ -184,7 +220,7 @@ def _clone(source_fd: int, fd: int) -> None:
                     _clone(below_source_fd, below_fd)
             else:
                 mode = stat.S_IMODE(entry.stat(follow_symlinks=False).st_mode)
-                _link_or_copy(f"/proc/self/fd/{source_fd}/{entry.name}", entry.name, fd, mode)
+                _link_or_copy(entry.name, entry.name, fd, mode, source_fd)
     os.fchmod(fd, 0o555)
 
 
@@ -197,13 +233,13 @@ def _opened(name: str, parent_fd: int) -> Iterator[int]:
         os.close(fd)
 
 
-def _link_or_copy(source: str, name: str, parent_fd: int, mode: int) -> None:
+def _link_or_copy(source: str, name: str, parent_fd: int, mode: int, source_fd: int | None) -> None:
     try:
-        os.link(source, name, dst_dir_fd=parent_fd, follow_symlinks=False)
+        os.link(source, name, src_dir_fd=source_fd, dst_dir_fd=parent_fd, follow_symlinks=False)
     except OSError as error:
         if error.errno not in _LINK_LIMIT:
             raise
-        _copy(source, name, parent_fd, mode)
+        _copy(source, name, parent_fd, mode, source_fd)
 
 
 def _write(data: bytes, name: str, parent_fd: int, mode: int) -> None:
@@ -219,8 +255,9 @@ def _create(name: str, parent_fd: int) -> int:
     return os.open(name, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600, dir_fd=parent_fd)
 
 
-def _copy(source: str, name: str, parent_fd: int, mode: int) -> None:
-    with open(source, "rb") as reader, contextlib.ExitStack() as stack:
+def _copy(source: str, name: str, parent_fd: int, mode: int, source_fd: int | None) -> None:
+    opener = functools.partial(os.open, dir_fd=source_fd)
+    with open(source, "rb", opener=opener) as reader, contextlib.ExitStack() as stack:
         fd = _create(name, parent_fd)
         stack.callback(os.close, fd)
         status = os.fstat(reader.fileno())
