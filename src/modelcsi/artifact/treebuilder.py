@@ -75,15 +75,15 @@ class TreeBuilder:
 
     def add_members(self, layer: Layer, members: Sequence[Member]) -> None:
         """A tar."""
-        moved = _moved_member(layer, members)
+        moved, where = _moved_member(layer, members), layer.where  # one text for all
         for number, member in numbered(members):
             if number == moved and layer.sole_member_path is not None:
-                self._add_member(layer, number, replace(member, path=layer.sole_member_path))
+                self._add_member(layer, where, number, replace(member, path=layer.sole_member_path))
             elif layer.prefix:
                 target = layer.place(member.target) if member.type is MemberType.HARDLINK else member.target
-                self._add_member(layer, number, replace(member, path=layer.place(member.path), target=target))
+                self._add_member(layer, where, number, replace(member, path=layer.place(member.path), target=target))
             else:
-                self._add_member(layer, number, member)
+                self._add_member(layer, where, number, member)
 
     def replace_by_unread(self, layer: Layer) -> None:
         """A tar of one file that nobody wants and nobody read: a file before it at that path has lost it all the same."""
@@ -120,21 +120,21 @@ class TreeBuilder:
                 added = replace(added, source=source)
         self.nodes[path] = added
 
-    def _add_member(self, layer: Layer, number: int, member: Member) -> None:
+    def _add_member(self, layer: Layer, where: str, number: int, member: Member) -> None:
         path = member.path
         is_weight = layer.is_weight and layer.names(path)
         if member.type is MemberType.DIRECTORY:
             entry = FileEntry(path, EntryType.DIRECTORY, 0, _DIRECTORY_MODE, member.mtime_ns)
-            self._enter(TreeNode(entry, layer.where))
+            self._enter(TreeNode(entry, where))
         elif member.type is MemberType.SYMLINK:
             entry = FileEntry(path, EntryType.SYMLINK, 0, _SYMLINK_MODE, member.mtime_ns, member.target)
-            self._enter(TreeNode(entry, layer.where, ("symlink", member.target)))
+            self._enter(TreeNode(entry, where, ("symlink", member.target)))
         elif member.type is MemberType.HARDLINK:
             self._enter(self._hard_link(layer, member, is_weight=is_weight))
         else:
             entry = _member_entry(path, layer, number, member)
             identity = member.sha256 or (layer.digest, number)
-            self._enter(TreeNode(entry, layer.where, identity, is_weight, is_kept=bool(member.sha256)))
+            self._enter(TreeNode(entry, where, identity, is_weight, is_kept=bool(member.sha256)))
 
     def _hard_link(self, layer: Layer, member: Member, *, is_weight: bool) -> TreeNode:
         found = self.nodes.get(member.target)
@@ -235,8 +235,10 @@ def _moved_member(layer: Layer, members: Sequence[Member]) -> int | None:
     (KitOps: directory `foo` whose only file is `foo/foo`).
     """
     path = layer.sole_member_path
+    if path is None:
+        return None
     regular = [number for number, member in enumerate(members) if member.type in {MemberType.FILE, MemberType.HARDLINK}]
-    if path is None or len(regular) != 1:
+    if len(regular) != 1:
         return None
     member = members[regular[0]]
     is_below = member.path.startswith(f"{path}/")

@@ -216,8 +216,11 @@ class LayerPuller:
 
     def _commit_layer(self, layer: Layer, work: LayerWork, item: ReadyLayer) -> None:
         self._store.content.commit(item)
+        selection = work.selection_of(layer)
+        if not missing_members(layer, item.members, selection):
+            return  # without a look into the record, whose reading takes 3 us a member
         members = self._store.content.members(layer.digest, item.reading)
-        if missing_members(layer, members or (), work.selection_of(layer)):
+        if missing_members(layer, members or (), selection):
             # A hard link that is wanted points at a file that is not: known only now. Read once more, keeping everything.
             work.progress.take_back(layer.size)
             self._bring_packed(layer, replace(work, selection=Selection()))
