@@ -6,6 +6,7 @@ Errors go to standard error: one line that says what and which, one that says wh
 from __future__ import annotations
 
 import argparse
+import gc
 import os
 import signal
 import sys
@@ -35,9 +36,14 @@ what this node's driver holds and does.
 _OF_PEOPLE = frozenset({"pack", "push", "pull", "inspect"})
 """Commands for which a file that cannot be used is an answer, not a bug."""
 
+_COLLECTED_AFTER = 50_000
+"""New objects between two collections. With Python's 700, a tar of 100,000 members has them walked again and again, although
+they all live on: 0.3 s of 8 (measured)."""
+
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit status."""
+    gc.set_threshold(_COLLECTED_AFTER)
     parser = _parser()
     options = parser.parse_args(arguments)
     for number in (signal.SIGTERM, signal.SIGHUP):  # clean up as on Ctrl-C; the driver decides for itself

@@ -28,6 +28,8 @@ from modelcsi.store.layout import StoreLayout
 
 _REPLAY_BYTES = 1 << 20
 _JOURNAL_ENTRY = struct.Struct("<QQQ")  # offset in stray, member number, size of the member
+_MEMBER_MODE = 0o444
+"""What most members have in the end; who made a file may write it all the same."""
 _OPEN = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
 
 
@@ -204,7 +206,7 @@ class LayerIngest:
                 (self.directory / "prefix").write_text(str(self._prefix))
             self._held_journal += _JOURNAL_ENTRY.pack(self._stray_position, number, size)
         name = str(number)
-        self._member_fd = _open_again(name, self._members_fd)
+        self._member_fd = _open_again(name, self._members_fd, _MEMBER_MODE)
         self._member_stored = os.fstat(self._member_fd).st_size if name in self._found else 0
         self._member_offset = 0
         if self._is_resumable and size >= CHUNK_BYTES:  # a compressed stream may claim any size
@@ -225,7 +227,8 @@ class LayerIngest:
 
     def end_member(self, mode: int, mtime_ns: int) -> None:
         """The member is complete: give it the mode and the time that its hard links will share."""
-        os.fchmod(self._member_fd, mode)
+        if os.fstat(self._member_fd).st_mode & 0o7777 != mode:  # nearly never; 2 us less than a chmod for nothing
+            os.fchmod(self._member_fd, mode)
         os.utime(self._member_fd, ns=(mtime_ns, mtime_ns))
         os.close(self._member_fd)
         self._member_fd = -1
@@ -329,13 +332,13 @@ def discard_ingest(layout: StoreLayout, digest: Digest, host: str = "") -> None:
         shutil.rmtree(directory)
 
 
-def _open_again(path: Path | str, directory_fd: int | None = None) -> int:
+def _open_again(path: Path | str, directory_fd: int | None = None, mode: int = 0o600) -> int:
     """Open for writing what an earlier attempt may have made read-only already: a complete member, or an interrupted commit."""
     try:
-        return os.open(path, _OPEN, 0o600, dir_fd=directory_fd)
+        return os.open(path, _OPEN, mode, dir_fd=directory_fd)
     except PermissionError:  # root is never refused
         os.chmod(path, 0o600, dir_fd=directory_fd)
-        return os.open(path, _OPEN, 0o600, dir_fd=directory_fd)
+        return os.open(path, _OPEN, mode, dir_fd=directory_fd)
 
 
 def _read_plan(directory: Path) -> str | None:
