@@ -48,10 +48,10 @@ def main() -> None:
             for number in range(options.rounds):
                 target = Path(scratch) / f"tar-{number}"
                 unpack = 'mkdir "$2" && tar --extract --file "$1" --directory "$2" && sync --file-system "$2"'
-                runs["tar"].append(_measure(["sh", "-c", unpack, "sh", str(archive), str(target)], target))
+                runs["tar"].append(_measure(["sh", "-c", unpack, "sh", str(archive), str(target)]))
                 target = Path(scratch) / f"modelcsi-{number}"
                 pull = ["pull", f"{registry.host}/bench/tar:v1", str(target)]
-                runs["modelcsi"].append(_measure([sys.executable, "-m", "modelcsi.cli.main", *pull], target))
+                runs["modelcsi"].append(_measure([sys.executable, "-m", "modelcsi.cli.main", *pull]))
     ratio = _print_table(runs)
     sys.exit(1 if ratio > options.at_most else 0)
 
@@ -72,13 +72,16 @@ def _write_tar(archive: Path, members: int, size: int) -> None:
         file.write(bytes(2 * tarfile.BLOCKSIZE))
 
 
-def _measure(command: list[str], target: Path) -> tuple[float, float]:
-    """Wall and CPU seconds of one run, which makes `target`; what it made is removed."""
+def _measure(command: list[str]) -> tuple[float, float]:
+    """Wall and CPU seconds of one run.
+
+    What it made stays to the end: an ext4 without a journal passes over each inode that was freed within five minutes, for each
+    file that is made. After one removal GNU tar took 17 s, then 47, then 68.
+    """
     subprocess.run(["sync"], check=True)  # what the last run left to be written is not this one's
     before, began = resource.getrusage(resource.RUSAGE_CHILDREN), time.monotonic()
     subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
     wall, after = time.monotonic() - began, resource.getrusage(resource.RUSAGE_CHILDREN)
-    subprocess.run(["rm", "-rf", str(target)], check=True)
     return wall, after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
 
 
