@@ -227,6 +227,7 @@ class ContentStore:
                 os.utime(item.ingest.fd, ns=(item.mtime_ns, item.mtime_ns))
                 files.append(item.ingest.path)
             else:
+                item.ingest.finish()
                 record = item.ingest.directory / "record.json"
                 record.write_text(_encode_record(self._joined(item)))
                 files.append(record)

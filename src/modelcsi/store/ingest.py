@@ -23,7 +23,7 @@ from pathlib import Path
 from modelcsi.oci.digest import Digest
 from modelcsi.store.blobfile import BlobFile
 from modelcsi.store.chunks import CHUNK_BYTES, ChunkMap
-from modelcsi.store.durable import disk_bytes, preallocate, space_errors, write_all, write_back_behind
+from modelcsi.store.durable import WriteBack, disk_bytes, preallocate, space_errors, write_all, write_back_behind
 from modelcsi.store.layout import StoreLayout
 
 _REPLAY_BYTES = 1 << 20
@@ -136,6 +136,7 @@ class LayerIngest:
         self.digest = digest
         self.directory = directory = layout.ingest(digest, host) / "tar"
         self.members = directory / "members"
+        self._write_back = WriteBack(directory)
         self._members_fd = self._stray_fd = self._journal_fd = self._member_fd = -1
         self._member_offset = self._member_stored = 0
         self._held_stray, self._held_journal = bytearray(), bytearray()
@@ -232,6 +233,7 @@ class LayerIngest:
         os.utime(self._member_fd, ns=(mtime_ns, mtime_ns))
         os.close(self._member_fd)
         self._member_fd = -1
+        self._write_back.wrote_file()
 
     def flush(self) -> None:
         """What came so far can be read again after a kill. Raises OSError; the caller translates."""
@@ -242,6 +244,10 @@ class LayerIngest:
         if self._held_stray:
             write_all(self._stray_fd, self._held_stray, self._stray_position - len(self._held_stray))
             self._held_stray.clear()
+
+    def finish(self) -> None:
+        """All members are complete. Raises OSError for what could not be written of them."""
+        self._write_back.finish()
 
     def close(self) -> None:
         """Keep what is there for a later attempt, up to the last `flush`."""
