@@ -8,15 +8,15 @@ from __future__ import annotations
 import gzip
 import json
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
 from typing import Any
 
 import zstandard
 
 from modelcsi.oci.digest import Digest
-from modelcsi.oci.manifest import ARTIFACT_MANIFEST, DOCKER_MANIFEST, OCI_MANIFEST
+from modelcsi.oci.manifest import ARTIFACT_MANIFEST, DOCKER_MANIFEST
 from tests import images
-from tests.fakes.content import Content
+from tests.packed import PACKED
+from tests.product import EMPTY, Layer, Product
 from tests.unit.artifact.builders import FILEPATH, IMAGE_LAYER, METADATA, TITLE, files_tar
 
 CNCF = "application/vnd.cncf.model"
@@ -24,66 +24,11 @@ CNAI = "application/vnd.cnai.model"
 KIT = "application/vnd.kitops.modelkit"
 DOCKER = "application/vnd.docker.ai"
 OLLAMA = "application/vnd.ollama.image"
-EMPTY = "application/vnd.oci.empty.v1+json"
 IMAGE_CONFIG = "application/vnd.oci.image.config.v1+json"
 DOCKER_CONFIG = "application/vnd.docker.container.image.v1+json"
 
 WEIGHTS = b"weights" * 100
 FILES = {"d/model.safetensors": WEIGHTS, "config.json": b"{}", "README.md": b"# model\n"}
-
-
-@dataclass(frozen=True)
-class Layer:
-    """A layer: bytes, type, annotations, other fields of its descriptor."""
-
-    content: bytes
-    media_type: str
-    annotations: Mapping[str, str] = field(default_factory=dict)
-    fields: Mapping[str, Any] = field(default_factory=dict)
-
-
-@dataclass(frozen=True)
-class Product:
-    """An artifact, and what is in its mount: files, or a part of the text of the refusal."""
-
-    producer: str
-    version: str
-    kind: str
-    layers: tuple[Layer, ...]
-    artifact_type: str = ""
-    config_type: str = EMPTY
-    config: bytes = b"{}"
-    annotations: Mapping[str, str] = field(default_factory=dict)
-    media_type: str = OCI_MANIFEST
-    files: Mapping[str, bytes] = field(default_factory=dict)
-    refusal: str = ""
-
-    @property
-    def name(self) -> str:
-        """As the table in the documentation has it."""
-        return f"{self.producer}, {self.version}"
-
-    def push(self, content: Content, repository: str, tag: str) -> Digest:
-        """Put it into a fake registry."""
-        document: dict[str, Any] = {"schemaVersion": 2, "mediaType": self.media_type}
-        if self.artifact_type:
-            document["artifactType"] = self.artifact_type
-        if self.media_type != ARTIFACT_MANIFEST:
-            document["config"] = _descriptor(content, repository, self.config, self.config_type)
-        document["blobs" if self.media_type == ARTIFACT_MANIFEST else "layers"] = [
-            _descriptor(content, repository, layer.content, layer.media_type)
-            | ({"annotations": dict(layer.annotations)} if layer.annotations else {})
-            | dict(layer.fields)
-            for layer in self.layers
-        ]
-        if self.annotations:
-            document["annotations"] = dict(self.annotations)
-        return content.add_manifest(repository, document, tag, self.media_type)
-
-
-def _descriptor(content: Content, repository: str, data: bytes, media_type: str) -> dict[str, Any]:
-    found = content.add_blob(repository, data, media_type)
-    return {"mediaType": media_type, "digest": str(found.digest), "size": found.size}
 
 
 def _zstd(data: bytes) -> bytes:
@@ -162,6 +107,7 @@ def _image_layers(*layers: images.Layer, media_type: str = f"{IMAGE_LAYER}+gzip"
 
 
 PRODUCTS: tuple[Product, ...] = (
+    *PACKED,
     _modelpack(
         *("modctl", "v0.0.1-rc.1"),
         Layer(
