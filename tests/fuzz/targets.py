@@ -26,7 +26,7 @@ from modelcsi.artifact.index import Platform, walk
 from modelcsi.artifact.layer import TAR, Layer, sniff_codec
 from modelcsi.artifact.members import Member, MemberType, Reading
 from modelcsi.artifact.paths import normalise_path
-from modelcsi.artifact.patterns import judge
+from modelcsi.artifact.patterns import NameList, judge
 from modelcsi.artifact.selection import Selection
 from modelcsi.artifact.tar import Data, Start, TarParser
 from modelcsi.artifact.tree import EntryType, FileTree, build_tree, wanted_layers
@@ -199,6 +199,7 @@ def patterns(data: bytes) -> None:
     PatternList(lines).names(path)
     for pattern in lines:
         judge(pattern, path.split("/"))
+    NameList(lines).judge(path.rpartition("/")[2])
     with suppress(UnsupportedArtifact):
         normalised = normalise_path(path, "the path")
         assert normalised == normalise_path(normalised, "the path")

@@ -13,9 +13,11 @@ from __future__ import annotations
 
 import itertools
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+
+from modelcsi.artifact.globs import needed_text
 
 _STAR, _ANY_DIRECTORIES, _SOME_DIRECTORIES, _EVERYTHING = b"*", b"**/", b"**\\/", b"**"
 """What a pattern has besides single characters. `**\\/` needs a directory, which `**/` does not."""
@@ -94,6 +96,26 @@ class PatternList:
         return False
 
 
+def idle_patterns(patterns: Iterable[str], paths: Iterable[str]) -> Iterator[str]:
+    """The patterns that name none of the files at these paths, each taken alone and without its `!`."""
+    files = {path.encode("utf-8", "surrogatepass") for path in paths}
+    directories = {path[:end] for path in files for end, byte in enumerate(path) if byte == ord("/")}
+    text = b"\n".join(files)
+    # What a pattern is held against, by whether it is about directories, and about base names.
+    known = {
+        (True, False): directories,
+        (True, True): {path.rpartition(b"/")[2] for path in directories},
+    }
+    known[False, False] = files | directories
+    known[False, True] = known[True, True] | {path.rpartition(b"/")[2] for path in files}
+    for shown in patterns:
+        sort, pattern = _split(shown)
+        found = _path_expression(pattern, is_name=sort.is_name) if needed_text(pattern) in text else None
+        matches = None if found is None else re.compile(found, re.DOTALL).fullmatch
+        if shown.startswith("#") or matches is None or not any(map(matches, known[sort.is_directory, sort.is_name])):
+            yield shown
+
+
 @lru_cache(maxsize=_MAX_LISTS)
 def pattern_list(patterns: tuple[str, ...]) -> PatternList:
     """The list, made once: a selection is asked once for each file."""
@@ -101,18 +123,22 @@ def pattern_list(patterns: tuple[str, ...]) -> PatternList:
 
 
 def _parse(text: str) -> tuple[_Sort, bytes] | None:
-    """The pattern's sort and expression (git's `parse_path_pattern`); None for a comment, and one that matches nothing."""
-    pattern = text.encode("utf-8", "surrogatepass")
-    if pattern.startswith(b"#"):
+    """The pattern's sort and expression; None for a comment, and one that matches nothing."""
+    if text.startswith("#"):
         return None
-    pattern = _without_trailing_spaces(pattern)
+    sort, pattern = _split(text)
+    expression = _path_expression(pattern, is_name=sort.is_name)
+    return None if expression is None else (sort, expression)
+
+
+def _split(text: str) -> tuple[_Sort, bytes]:
+    """The pattern's sort, and what is left of it (git's `parse_path_pattern`)."""
+    pattern = _without_trailing_spaces(text.encode("utf-8", "surrogatepass"))
     takes_back = pattern.startswith(b"!")
     pattern = pattern[takes_back:]
     is_directory = pattern.endswith(b"/")
     pattern = pattern[: len(pattern) - is_directory]
-    is_name = b"/" not in pattern
-    expression = _path_expression(pattern, is_name=is_name)
-    return None if expression is None else (_Sort(takes_back, is_directory, is_name), expression)
+    return _Sort(takes_back, is_directory, b"/" not in pattern), pattern
 
 
 def _without_trailing_spaces(pattern: bytes) -> bytes:
@@ -142,6 +168,8 @@ def _path_expression(pattern: bytes, *, is_name: bool) -> bytes | None:
         tokens = _tokens(pattern)
     except _MalformedError:
         return None
+    if is_name and tokens[0] == _STAR and _STAR not in tokens[1:]:  # `*.json`: most patterns, and cheap in numbers
+        return b"[^/]*+(?<=" + b"".join(tokens[1:]) + rb")\Z"
     return re.escape(literal) + _expression(tokens)
 
 

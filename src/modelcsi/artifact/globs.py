@@ -1,4 +1,4 @@
-"""Go's `filepath.Match` on one name (`path/filepath/match.go`), byte for byte.
+"""Go's `filepath.Match` on one name (`path/filepath/match.go`), byte for byte; `expression` is the same for very many names.
 
 `*` may stop inside a character, `[]a]` and `[a` are malformed, `[!a]` is a set of two, `[^a]` the complement, and a malformed
 pattern is noticed only when the match gets that far. Patterns come from strangers: no step back goes behind the last `*`, so
@@ -7,6 +7,8 @@ the time is at most the product of both lengths, which a regular expression does
 
 from __future__ import annotations
 
+import re
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import TypeAlias
@@ -18,6 +20,10 @@ _MAX_PARSED = 4096
 """Parts of patterns that are kept parsed: a selection is asked once per file."""
 _MAX_KEPT_BYTES = 256
 """A longer part matches no name of a file or host, and would be kept in vain."""
+_MAX_NAME_BYTES = 255
+_INNER = "\udc80-\udcbf"
+"""In a widened name: all bytes of a character but the first, each in the place that it has in UTF-8."""
+_INNER_OFFSET = 0xDC00
 
 
 class _MalformedError(Exception):
@@ -45,6 +51,42 @@ def match(pattern: bytes, name: bytes) -> bool | None:
         return _match_chunks(pattern, name)
     except _MalformedError:
         return None
+
+
+def expression(pattern: bytes, *, is_wide: bool) -> str | None:
+    """A regular expression of the names of files, `widened` or all ASCII, that a pattern in UTF-8 matches; None if it can match none.
+
+    Its time is within that of `match`: no star is tried again once the part behind it matched (atomic groups).
+    """
+    result, fewest = "", 0
+    try:
+        while pattern:
+            star, chunk, pattern = _scan_chunk(pattern)
+            elements = _parse_chunk.__wrapped__(chunk)
+            fewest += len(elements)  # each takes a byte at least
+            text = "".join(_element_expressions(elements, is_wide=is_wide))
+            if (
+                not is_wide and star and not pattern and fewest == len(elements)
+            ):  # `*.bin`: most patterns, and cheap in numbers
+                result = rf"[^/]*+(?<={text})\Z"
+            else:
+                text += "" if pattern else r"\Z"
+                result += f"(?>[^/]*?{text})" if star else text
+    except _MalformedError:
+        return None
+    return result if fewest <= _MAX_NAME_BYTES else None
+
+
+def widened(name: str) -> str:
+    """A name in which each byte has a place, as Go's matching of bytes needs: what a star swallows may end inside a character."""
+    return name if name.isascii() else "".join(map(_widened_character, name))
+
+
+def needed_text(pattern: bytes) -> bytes:
+    """Text that is in every name or path that a pattern matches, be it Go's or git's; empty when that is not easily told."""
+    if b"[" in pattern or b"\\" in pattern:
+        return re.split(rb"[*?\[\\]", pattern, maxsplit=1)[0].strip(b"/")
+    return max((piece.strip(b"/") for piece in re.split(rb"[*?]", pattern)), key=len)
 
 
 def _match_chunks(pattern: bytes, name: bytes) -> bool:
@@ -175,3 +217,40 @@ def _decode_rune(text: bytes, position: int) -> tuple[int, int]:
         except UnicodeDecodeError:
             continue
     return _REPLACEMENT, 1
+
+
+def _element_expressions(elements: _Elements, *, is_wide: bool) -> Iterator[str]:
+    literal = bytearray()
+    for element in elements:
+        if isinstance(element, int):
+            literal.append(element)
+            continue
+        yield from _literal_expression(literal)
+        literal.clear()
+        yield _class_expression(element, is_wide=is_wide)
+    yield from _literal_expression(literal)
+
+
+def _literal_expression(literal: bytes | bytearray) -> Sequence[str]:
+    return [re.escape(widened(literal.decode("utf-8", "surrogatepass")))] if literal else []
+
+
+def _class_expression(element: _Class | None, *, is_wide: bool) -> str:
+    """One character that a class has, with all its bytes; or one byte behind the first, which is no character to Go."""
+    ranges = element.ranges if element is not None else ()
+    members = "".join(f"{re.escape(chr(low))}-{re.escape(chr(high))}" for low, high in ranges if low <= high)
+    inner = _INNER if is_wide else ""
+    if element is None or element.is_negated:
+        character = (f"(?![{members}])" if members else "") + f"[^/{inner}]"
+    else:
+        character = f"(?![/{inner}])[{members}]" if members else "(?!)"
+    if not is_wide:
+        return character
+    stray = f"|[{_INNER}]" if element is None or element.has(_REPLACEMENT) else ""
+    return f"(?:{character}[{_INNER}]*+{stray})"
+
+
+def _widened_character(character: str) -> str:
+    if character.isascii():
+        return character
+    return character + "".join(chr(_INNER_OFFSET + byte) for byte in character.encode("utf-8", "surrogatepass")[1:])

@@ -11,14 +11,16 @@ Paths are those of the artifact, also for the patterns of a selection with a `su
 
 from __future__ import annotations
 
+import itertools
 import json
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
-from modelcsi.artifact.gitignore import PatternList, pattern_list
+from modelcsi.artifact import gitignore, patterns
+from modelcsi.artifact.gitignore import pattern_list
 from modelcsi.artifact.paths import base_name, shown
-from modelcsi.artifact.patterns import Verdict, judge
+from modelcsi.artifact.patterns import Verdict, name_list
 
 ROOT = "."
 """As a `sub_path`: the artifact's own root, for kinds that would show another directory."""
@@ -117,9 +119,8 @@ class Selection:
         return not self.root or path.startswith(f"{self.root}/")
 
     def _upstream_wants(self, path: str, *, is_weight: bool) -> bool:
-        names = (base_name(path),)
-        for pattern in reversed(self.exclude_patterns):
-            verdict = judge(pattern, names)
+        if self.exclude_patterns:
+            verdict = name_list(self.exclude_patterns).judge(base_name(path))
             if verdict is not Verdict.NO_MATCH:
                 return verdict is Verdict.INCLUDE
         return not (self.exclude_weights and (is_weight or has_weight_name(path)))
@@ -157,31 +158,27 @@ class Selection:
         """What a message says of it."""
         parts = [f"subPath {shown(self.sub_path)}"] if self.sub_path else []
         lists = {"include": self.include, "exclude": self.exclude}
-        parts += [f"{name} {_listed(patterns)}" for name, patterns in lists.items() if patterns]
+        parts += [f"{name} {_listed(found)}" for name, found in lists.items() if found]
         parts += ["excludeModelWeights"] if self.exclude_weights else []
         parts += [f"excludeFilePatterns {_listed(self.exclude_patterns)}"] if self.exclude_patterns else []
         return " and ".join(parts) or "everything"
 
 
-def idle_patterns(selection: Selection, paths: Iterable[str]) -> dict[str, list[str]]:
-    """By attribute, the patterns that match none of an artifact's files, each taken alone."""
+def idle_patterns(selection: Selection, paths: Iterable[str], at_most: int | None = None) -> dict[str, list[str]]:
+    """By attribute, the patterns that match none of an artifact's files, each taken alone; of each at most so many."""
     known = list(paths)
-    lists = {"include": selection.include, "exclude": selection.exclude}
-    idle = {
-        name: [pattern for pattern in patterns if not any(map(PatternList([pattern.removeprefix("!")]).names, known))]
-        for name, patterns in lists.items()
+    found = {
+        "include": gitignore.idle_patterns(selection.include, known),
+        "exclude": gitignore.idle_patterns(selection.exclude, known),
+        "excludeFilePatterns": patterns.idle_patterns(selection.exclude_patterns, map(base_name, known)),
     }
-    idle["excludeFilePatterns"] = [
-        pattern
-        for pattern in selection.exclude_patterns
-        if all(judge(pattern, (base_name(path),)) is Verdict.NO_MATCH for path in known)
-    ]
-    return {name: patterns for name, patterns in idle.items() if patterns}
+    idle = {name: list(itertools.islice(texts, at_most)) for name, texts in found.items()}
+    return {name: texts for name, texts in idle.items() if texts}
 
 
 def explain_nothing(selection: Selection, paths: Iterable[str]) -> tuple[str, str]:
     """Message and hint when `selection` leaves nothing of an artifact that has files at these paths."""
-    known = sorted(paths)
+    known = sorted(set(paths))
     root = selection.root
     below = [path for path in known if path.startswith(f"{root}/")] if root else known
     if root in known:
@@ -190,17 +187,18 @@ def explain_nothing(selection: Selection, paths: Iterable[str]) -> tuple[str, st
         directories = sorted({path.rpartition("/")[0] for path in known} - {""})
         has = f"it has {_some(directories)}" if directories else "it has no directories"
         return f"the artifact has no directory {shown(root)}", f"{_ABOUT}; {has}"
-    idle = [f"{name} {_some(patterns)}" for name, patterns in idle_patterns(selection, below).items()]
+    # A pattern that matches nothing is held against every file: of 256, those that are told must do.
+    idle = [f"{name} {_some(texts, 'others')}" for name, texts in idle_patterns(selection, below, _SHOWN + 1).items()]
     message = f"{selection} leaves nothing of the artifact"
     if idle:
         message += f": no file is matched by {' and '.join(idle)}"
     return message, f"{_ABOUT}; it has {_some(below)}"
 
 
-def _listed(patterns: Iterable[str]) -> str:
-    return json.dumps(list(patterns), ensure_ascii=False)[:_MAX_SHOWN]
+def _listed(texts: Iterable[str]) -> str:
+    return json.dumps(list(texts), ensure_ascii=False)[:_MAX_SHOWN]
 
 
-def _some(texts: list[str]) -> str:
-    more = f" and {len(texts) - _SHOWN} more" if len(texts) > _SHOWN else ""
+def _some(texts: list[str], others: str = "") -> str:
+    more = f" and {others or f'{len(texts) - _SHOWN} more'}" if len(texts) > _SHOWN else ""
     return ", ".join(map(shown, texts[:_SHOWN])) + more

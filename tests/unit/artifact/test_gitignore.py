@@ -9,7 +9,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from modelcsi.artifact.gitignore import PatternList
+from modelcsi.artifact.gitignore import PatternList, idle_patterns
 
 FILES = ("config.json", "model.safetensors", "onnx/model.onnx", "onnx/config.json", "a/b/c/deep.bin", "é/ü.txt")
 
@@ -120,6 +120,19 @@ def test_git_agrees(repository: Path, patterns: list[str], paths: list[str]) -> 
     root.
     """
     assert ignored_by_git(repository, patterns, paths) == named(patterns, paths)
+
+
+@given(st.lists(_PATTERNS, max_size=4), st.lists(_PATHS, max_size=5))
+def test_idle_patterns_name_nothing_alone(patterns: list[str], paths: list[str]) -> None:
+    """Whatever they take back, and whatever is told first that spares the look at each file."""
+    plain = [pattern for pattern in patterns if not pattern.startswith("!")]
+
+    assert [pattern for pattern in plain if not named([pattern], paths)] == list(idle_patterns(plain, paths))
+
+
+def test_an_idle_pattern_is_judged_without_its_mark() -> None:
+    """What it takes back, it names alone; only the first mark is one."""
+    assert ["!b", "!!a", "#a"] == list(idle_patterns(["!a", "!b", "!!a", "#a"], ["a", "#a"]))
 
 
 @pytest.mark.parametrize("pattern", ["*a" * 200 + "b", "**/a*" * 100 + "b", "**/*a*a*a*b/" * 30 + "c", "[a]*?" * 200])

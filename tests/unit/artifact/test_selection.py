@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import time
+
 import pytest
 
 from modelcsi.artifact.selection import ROOT, Selection, explain_nothing, has_weight_name, idle_patterns
@@ -189,3 +191,28 @@ def test_nothing_is_explained(selection: Selection, message: str, hint: str) -> 
 
     assert message in told[0]
     assert hint in told[1]
+
+
+def test_only_some_idle_patterns_are_told() -> None:
+    """Of many, the first; to hold each against each file takes its time."""
+    told, _ = explain_nothing(Selection(include=tuple(f"x{number}" for number in range(250))), FILES)
+
+    assert told.endswith("no file is matched by include 'x0', 'x1', 'x2', 'x3', 'x4', 'x5' and others")
+
+
+@pytest.mark.parametrize(
+    "selection",
+    [
+        Selection(include=tuple(f"a{number}/**/x{number}*" for number in range(250))),
+        Selection(include=("json",), exclude=tuple(f"*{number}.x" for number in range(250))),
+        Selection(include=("json",), exclude_patterns=tuple(f"[a-z]*{number}.x?" for number in range(250))),
+    ],
+)
+def test_nothing_is_explained_in_time(selection: Selection) -> None:
+    """A pod chooses the patterns, and the model."""
+    files = [f"dir{number // 1000}/file-{number}.json" for number in range(100_000)]
+    began = time.process_time()
+    told, _ = explain_nothing(selection, files)
+
+    assert "no file is matched by" in told
+    assert time.process_time() - began < 6
