@@ -29,7 +29,9 @@ class Example:
         """An entry of an index."""
         return blob(descriptor.digest)
 
-    config = manifest
+    def config(self, descriptor: Descriptor, *, is_needed: bool) -> bytes:
+        """A manifest's config."""
+        return blob(descriptor.digest)
 
 
 def recognised(name: str) -> Artifact:

@@ -18,7 +18,7 @@ from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
-from modelcsi.artifact.artifact import Artifact, needed_config, recognise
+from modelcsi.artifact.artifact import Artifact, recognise, wanted_config
 from modelcsi.artifact.facts import model_facts, producer_of
 from modelcsi.artifact.gitignore import PatternList
 from modelcsi.artifact.image_tree import concerns, image_reading, settled
@@ -70,7 +70,7 @@ def manifest(data: bytes) -> None:
         parsed = parse_manifest(data)
         if isinstance(parsed, Index):
             return
-        needed_config(parsed)
+        wanted_config(parsed)
         producer_of(parsed, {})
         model_facts({}, parsed.annotations)
         _judge(recognise(parsed, Digest.of(data)))

@@ -83,6 +83,11 @@ def filepath_annotation(descriptor: Descriptor) -> str | None:
     return normalise_path(text, f"layer {descriptor.digest}")
 
 
+def has_filepath(descriptor: Descriptor) -> bool:
+    """Whether there is a ModelPack filepath annotation, be it the root's."""
+    return bool(_first(descriptor, _FILEPATH_KEYS))
+
+
 def annotated_path(descriptor: Descriptor) -> str:
     """The path that an annotation gives a layer that is one file, as it is written; empty without one.
 

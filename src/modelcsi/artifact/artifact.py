@@ -38,6 +38,7 @@ _KINDS: tuple[Kind, ...] = (
 _MODEL_KINDS = frozenset({OLLAMA, MODELKIT, MODELPACK, DOCKER_MODEL})
 MAX_CONFIG_BYTES = 4 << 20
 """Of a config that the driver reads: as for manifests, beside which it is kept."""
+_NO_CONFIG = "the config could not be read: whether a part of the artifact is elsewhere is not known"
 _MAX_BYTES = 1 << 62
 """Of all layers: sums of sizes are recorded, and compared with free space, as signed 64-bit numbers."""
 
@@ -56,19 +57,35 @@ class Artifact:
     """The layers are those of a container image: tars, each applied over the ones before it, with whiteouts."""
 
 
-def needed_config(manifest: Manifest) -> Descriptor | None:
-    """The config without which the kind cannot be read (the Kitfile of a ModelKit); None where none is, or its data is here.
+def wanted_config(manifest: Manifest) -> Descriptor | None:
+    """The config that tells of the files (the Kitfile of a ModelKit); None where none does, or its data is here.
 
-    Raises UnsupportedArtifact when it is too large.
+    Raises UnsupportedArtifact when it cannot be read, unless the manifest alone will do.
     """
-    config = _kind_of(manifest).needed_config(manifest)
-    if config is None or config.data is not None:
+    if not _kind_of(manifest).reads_config(manifest):
         return None
-    if config.size > MAX_CONFIG_BYTES:
-        raise UnsupportedArtifact(
+    problem = _config_problem(manifest)
+    if problem is not None and needs_config(manifest):
+        raise problem
+    return (
+        None if problem is not None or manifest.config is None or manifest.config.data is not None else manifest.config
+    )
+
+
+def needs_config(manifest: Manifest) -> bool:
+    """Whether there is no telling without the `wanted_config` where the files are."""
+    return _kind_of(manifest).needs_config(manifest)
+
+
+def _config_problem(manifest: Manifest) -> UnsupportedArtifact | None:
+    config = manifest.config
+    if manifest.unreadable_config is not None:
+        return manifest.unreadable_config.problem
+    if config is not None and config.data is None and config.size > MAX_CONFIG_BYTES:
+        return UnsupportedArtifact(
             f"the config {config.digest} has {config.size} bytes; {MAX_CONFIG_BYTES} are the limit"
         )
-    return config
+    return None
 
 
 def is_model(manifest: Manifest) -> bool:
@@ -77,7 +94,7 @@ def is_model(manifest: Manifest) -> bool:
 
 
 def recognise(manifest: Manifest, digest: Digest, config: bytes | None = None) -> Artifact:
-    """The artifact that `manifest`, whose digest is `digest`, describes; `config` is what `needed_config` asked for.
+    """The artifact that `manifest`, whose digest is `digest`, describes; `config` is the `wanted_config`.
 
     Raises UnsupportedArtifact when it is no model, is of a kind that cannot be mounted, names an unsafe path, has no
     content, or more than any disk holds; CorruptContent when the config is another one.
@@ -86,13 +103,18 @@ def recognise(manifest: Manifest, digest: Digest, config: bytes | None = None) -
     for descriptor in manifest.layers:
         if is_encrypted(canonical(descriptor.media_type)):
             raise UnsupportedArtifact(f"layer {descriptor.digest} is encrypted")
-    contents = kind.read(manifest if config is None else _with_config(manifest, config))
+    if config is not None:
+        manifest = _with_config(manifest, config)
+    contents = kind.read(manifest)
     if not contents.layers:
         raise UnsupportedArtifact("; ".join(("the artifact has no content", *contents.warnings[:3])))
     layers = _decided(contents.layers)
     _refuse_two_forms(layers)
     _refuse_impossible_size(layers)
-    return Artifact(digest, kind.name, layers, contents.warnings, kind.is_overlay)
+    warnings = contents.warnings
+    if kind.reads_config(manifest) and (manifest.config is None or manifest.config.data is None):
+        warnings = (_NO_CONFIG, *warnings)
+    return Artifact(digest, kind.name, layers, warnings, kind.is_overlay)
 
 
 def _kind_of(manifest: Manifest) -> Kind:

@@ -100,7 +100,7 @@ class _Documents:
     def manifest(self, descriptor: Descriptor) -> bytes:
         return self._repository.resolve(str(descriptor.digest), Deadline.after(_RESOLVE_SECONDS)).content
 
-    def config(self, descriptor: Descriptor) -> bytes:
+    def config(self, descriptor: Descriptor, *, is_needed: bool) -> bytes:  # noqa: ARG002
         return read_small_blob(self._repository, descriptor, Deadline.after(_RESOLVE_SECONDS))
 
 

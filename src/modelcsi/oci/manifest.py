@@ -13,6 +13,7 @@ from typing import Any, NoReturn
 
 from modelcsi.errors import UnsupportedArtifact
 from modelcsi.oci.descriptor import Descriptor, parse_annotations, parse_descriptor
+from modelcsi.oci.digest import Digest
 
 MAX_MANIFEST_BYTES = 4 << 20
 MAX_CONFIG_BYTES = 8 << 20
@@ -30,14 +31,23 @@ ACCEPTED_TYPES = (OCI_MANIFEST, OCI_INDEX, DOCKER_MANIFEST, DOCKER_INDEX, ARTIFA
 
 
 @dataclass(frozen=True, slots=True)
+class UnreadableConfig:
+    """A config whose digest cannot be checked: of another algorithm, or malformed. It has a type, and few need its content."""
+
+    media_type: str
+    problem: UnsupportedArtifact = field(compare=False)
+
+
+@dataclass(frozen=True, slots=True)
 class Manifest:
-    """One artifact: a config (None when the document names none) and its layers in order."""
+    """One artifact: a config (None when the document names none, or an unreadable one) and its layers in order."""
 
     media_type: str
     artifact_type: str | None
     config: Descriptor | None
     layers: tuple[Descriptor, ...]
     annotations: Mapping[str, str] = field(hash=False)
+    unreadable_config: UnreadableConfig | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,13 +96,14 @@ def parse_manifest(content: bytes, content_type: str = "") -> Manifest | Index:
     layers_field = "blobs" if media_type == ARTIFACT_MANIFEST else "layers"
     if layers_field not in document and "config" not in document:
         raise UnsupportedArtifact("the document is neither a manifest nor an index")
-    config = document.get("config")
+    config = _parse_config(document.get("config"))
     return Manifest(
         media_type=media_type or OCI_MANIFEST,
         artifact_type=artifact_type or None,
-        config=None if config in (None, {}) else parse_descriptor(config, "config"),  # `{}` says as little as none
+        config=config if isinstance(config, Descriptor) else None,
         layers=_parse_descriptors(document.get(layers_field), layers_field),
         annotations=annotations,
+        unreadable_config=config if isinstance(config, UnreadableConfig) else None,
     )
 
 
@@ -111,6 +122,18 @@ def parse_json_object(content: bytes, what: str, max_bytes: int) -> dict[str, An
     if not isinstance(value, dict):
         raise UnsupportedArtifact(f"{what} is not a JSON object")
     return value
+
+
+def _parse_config(value: object) -> Descriptor | UnreadableConfig | None:
+    if value in (None, {}):  # `{}` says as little as none
+        return None
+    if isinstance(value, dict) and isinstance(digest := value.get("digest"), str):
+        try:
+            Digest.parse(digest)
+        except UnsupportedArtifact as error:
+            media_type = value.get("mediaType")
+            return UnreadableConfig(media_type if isinstance(media_type, str) else "", error)
+    return parse_descriptor(value, "config")
 
 
 def _parse_descriptors(value: object, field: str) -> tuple[Descriptor, ...]:

@@ -9,11 +9,12 @@ from __future__ import annotations
 import platform
 import threading
 from collections import OrderedDict
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Protocol
 
-from modelcsi.artifact.artifact import Artifact, needed_config, recognise
+from modelcsi.artifact.artifact import Artifact, needs_config, recognise, wanted_config
 from modelcsi.artifact.index import Platform, walk
 from modelcsi.errors import CorruptContent, NotFound, UnsupportedArtifact
 from modelcsi.oci.descriptor import Descriptor
@@ -35,8 +36,8 @@ class Documents(Protocol):
     def manifest(self, descriptor: Descriptor) -> bytes:
         """The manifest or index that an entry of an index names."""
 
-    def config(self, descriptor: Descriptor) -> bytes:
-        """A manifest's config."""
+    def config(self, descriptor: Descriptor, *, is_needed: bool) -> bytes:
+        """A manifest's config. Raises NotFound; where it is not needed, the manifest alone will do then."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,7 +64,9 @@ class StoredDocuments:
             raise NotFound(f"{descriptor.digest} is not on this node")
         return content
 
-    config = manifest
+    def config(self, descriptor: Descriptor, *, is_needed: bool) -> bytes:  # noqa: ARG002
+        """Raises NotFound."""
+        return self.manifest(descriptor)
 
 
 class Recogniser:
@@ -85,18 +88,19 @@ class Recogniser:
         if not digest.matches(content):
             raise CorruptContent(f"the manifest {digest} has other bytes")
         reading = _Reading(documents)
-        kept = self._find(digest)
-        if kept is not None:
-            return self._made_again(kept, content, reading)
+        again = self._made_again(digest, content, reading)
+        if again is not None:
+            return again
         parsed = parse_manifest(content)
         if isinstance(parsed, Index):
             digest, content, parsed = self._follow(digest, content, parsed, reading)
-            kept = self._find(digest)
-            if kept is not None:
-                return self._made_again(kept, content, reading)
-        config = needed_config(parsed)
-        artifact = recognise(parsed, digest, None if config is None else reading.config(config))
-        if len(content) <= self._limit_bytes // 8:
+            again = self._made_again(digest, content, reading)
+            if again is not None:
+                return again
+        config = wanted_config(parsed)
+        told = None if config is None else reading.config(config, is_needed=needs_config(parsed))
+        artifact = recognise(parsed, digest, told)
+        if len(content) <= self._limit_bytes // 8 and (config is None or told is not None):
             self._keep(artifact, config, len(content))
         return Recognised(artifact, content, reading.found)
 
@@ -112,12 +116,11 @@ class Recogniser:
         assert isinstance(parsed, Manifest), "that is where the way ends"
         return entry.digest, reading.take(entry), parsed
 
-    @staticmethod
-    def _made_again(kept: tuple[Artifact, Descriptor | None], content: bytes, reading: _Reading) -> Recognised:
-        """The config is read again, too: another repository with the same manifest need not have it."""
-        artifact, config = kept
-        if config is not None:
-            reading.config(config)
+    def _made_again(self, digest: Digest, content: bytes, reading: _Reading) -> Recognised | None:
+        """What is kept. The config is read again, too: another repository with the same manifest need not have it."""
+        artifact, config = self._find(digest) or (None, None)
+        if artifact is None or (config is not None and reading.config(config, is_needed=False) is None):
+            return None
         return Recognised(artifact, content, reading.found)
 
     def _find(self, digest: Digest) -> tuple[Artifact, Descriptor | None] | None:
@@ -150,20 +153,25 @@ class _Reading:
     def manifest(self, descriptor: Descriptor) -> Manifest | Index:
         """An entry of an index."""
         if descriptor.digest not in self._parsed:
-            content = self._read(descriptor, "manifest")
+            content = self._read(descriptor, self._documents.manifest, "manifest")
             self._parsed[descriptor.digest] = (content, parse_manifest(content, descriptor.media_type))
         return self._parsed[descriptor.digest][1]
 
-    def config(self, descriptor: Descriptor) -> bytes:
-        """A config."""
-        return self._read(descriptor, "config")
+    def config(self, descriptor: Descriptor, *, is_needed: bool) -> bytes | None:
+        """A config; None for one that is not found, and need not be."""
+        try:
+            return self._read(descriptor, partial(self._documents.config, is_needed=is_needed), "config")
+        except NotFound:
+            if is_needed:
+                raise
+            return None
 
     def take(self, descriptor: Descriptor) -> bytes:
         """The bytes of an entry that was read, which is a document no longer, but the artifact's manifest."""
         self.found.pop(descriptor.digest, None)
         return self._parsed[descriptor.digest][0]
 
-    def _read(self, descriptor: Descriptor, what: str) -> bytes:
+    def _read(self, descriptor: Descriptor, read: Callable[[Descriptor], bytes], what: str) -> bytes:
         if descriptor.data is not None:
             return descriptor.data
         self._read_bytes += descriptor.size
@@ -171,7 +179,6 @@ class _Reading:
             raise UnsupportedArtifact(
                 f"the {what} {descriptor.digest} has {descriptor.size} bytes: too many, alone or with the others of the index"
             )
-        read = self._documents.manifest if what == "manifest" else self._documents.config
         content = b"" if descriptor.size == 0 else read(descriptor)
         if len(content) != descriptor.size or not descriptor.digest.matches(content):
             raise CorruptContent(

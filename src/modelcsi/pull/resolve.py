@@ -97,8 +97,12 @@ class _WishDocuments:
         stored: Callable[[Digest], bytes | None],
         fetch_manifest: Callable[[Descriptor], bytes],
         fetch_config: Callable[[Descriptor], bytes],
+        *,
+        is_remembered: bool,
     ) -> None:
+        """`is_remembered`: the artifact was delivered before."""
         self.has_asked = False
+        self._is_remembered = is_remembered
         self._stored = stored
         self._fetch_manifest = fetch_manifest
         self._fetch_config = fetch_config
@@ -107,9 +111,12 @@ class _WishDocuments:
         """An entry of an index."""
         return self._stored(descriptor.digest) or self._ask(self._fetch_manifest, descriptor)
 
-    def config(self, descriptor: Descriptor) -> bytes:
-        """A config."""
-        return self._stored(descriptor.digest) or self._ask(self._fetch_config, descriptor)
+    def config(self, descriptor: Descriptor, *, is_needed: bool) -> bytes:
+        """A config. Where the artifact came without one that it does not need, nobody is asked again."""
+        stored = self._stored(descriptor.digest)
+        if stored is None and self._is_remembered and not is_needed:
+            raise NotFound(f"the config {descriptor.digest} is not on this node")
+        return stored or self._ask(self._fetch_config, descriptor)
 
     def _ask(self, fetch: Callable[[Descriptor], bytes], descriptor: Descriptor) -> bytes:
         self.has_asked = True
@@ -167,7 +174,7 @@ class Resolver:
     ) -> Resolved:
         """What was found, recognised; `accepted` are the credentials that the registry was shown now, None: a proof of earlier."""
         repository, digest, content = found
-        documents = self._documents(wish, registry, repository, deadline)
+        documents = self._documents(wish, registry, repository, deadline, is_remembered=accepted is None)
         try:
             if _REFERRERS_TAG.fullmatch(wish.reference.target):
                 _refuse_referrers(parse_manifest(content))
@@ -245,7 +252,9 @@ class Resolver:
             logger.debug("passing over the mirror %s: %s", mirror.source, error.message)
             return None
 
-    def _documents(self, wish: Wish, registry: Registry, repository: Repository, deadline: Deadline) -> _WishDocuments:
+    def _documents(
+        self, wish: Wish, registry: Registry, repository: Repository, deadline: Deadline, *, is_remembered: bool
+    ) -> _WishDocuments:
         def stored(digest: Digest) -> bytes | None:
             is_proven = self._store.records.deliveries([digest], repository.host, repository.name)
             return self._store.content.manifest(digest) if is_proven else None
@@ -263,7 +272,7 @@ class Resolver:
             _refuse_asking(wish, descriptor)
             return read_small_blob(repository, descriptor, deadline)
 
-        return _WishDocuments(stored, fetch_manifest, fetch_config)
+        return _WishDocuments(stored, fetch_manifest, fetch_config, is_remembered=is_remembered)
 
     def _remember(self, wish: Wish, digest: Digest, accepted: Credentials, known: Recognised) -> None:
         """The registry gave what is an artifact: only now, since a login page that answers 200 is not one."""

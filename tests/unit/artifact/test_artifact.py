@@ -337,3 +337,21 @@ def test_impossible_total_is_refused(size: int, is_refused: bool) -> None:
         return
     with pytest.raises(UnsupportedArtifact, match="impossible size"):
         artifact(*layers)
+
+
+@pytest.mark.parametrize(
+    ("artifact_type", "config", "kind"),
+    [(MODELPACK, "", "modelpack"), (None, "application/vnd.docker.ai.model.config.v0.1+json", "docker-model")],
+)
+def test_a_config_that_nobody_needs_may_have_any_digest(artifact_type: str | None, config: str, kind: str) -> None:
+    """Its type still tells the kind."""
+    document = {
+        "schemaVersion": 2,
+        "artifactType": artifact_type,
+        "config": {"mediaType": config, "digest": "blake3:ab", "size": 2},
+        "layers": [layer("x/y", filepath="x")],
+    }
+    parsed = parse_manifest(json.dumps(document).encode())
+    assert isinstance(parsed, Manifest)
+
+    assert kind == recognise(parsed, MANIFEST_DIGEST).kind

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from modelcsi.artifact.artifact import MAX_CONFIG_BYTES, Artifact, needed_config, recognise
+from modelcsi.artifact.artifact import MAX_CONFIG_BYTES, Artifact, recognise, wanted_config
 from modelcsi.artifact.kinds.kitfile import KITFILE_ANNOTATION
 from modelcsi.artifact.layer import RAW, TAR, TAR_GZIP, TAR_ZSTD, Codec
 from modelcsi.artifact.selection import Selection
@@ -14,12 +14,13 @@ from modelcsi.artifact.tree import build_tree, wants_member
 from modelcsi.errors import CorruptContent, UnsupportedArtifact
 from modelcsi.oci.descriptor import Descriptor
 from modelcsi.oci.digest import Digest
-from modelcsi.oci.manifest import Manifest, parse_manifest
+from modelcsi.oci.manifest import Manifest, UnreadableConfig, parse_manifest
 from tests.unit.artifact.builders import FILEPATH, MODELPACK, directory, file, hardlink, layer, manifest, paths, symlink
 
 KIT = "application/vnd.kitops.modelkit."
 CONFIG = f"{KIT}config.v1+json"
 MANIFEST = f"{KIT}manifest.v1+json"
+DIGEST = Digest.of(b"manifest")
 ELSEWHERE = "registry.test/org/base:v1"
 
 
@@ -143,7 +144,7 @@ def test_kit_without_its_config() -> None:
     """Some tools write an empty config beside the artifactType."""
     parsed = manifest(kit_layer("docs"), artifact_type=MANIFEST)
 
-    assert (None, "modelkit") == (needed_config(parsed), recognise(parsed, Digest.of(b"manifest")).kind)
+    assert (None, "modelkit") == (wanted_config(parsed), recognise(parsed, Digest.of(b"manifest")).kind)
 
 
 def test_config_is_asked_for() -> None:
@@ -152,8 +153,8 @@ def test_config_is_asked_for() -> None:
     assert parsed.config is not None
     inline = replace(parsed, config=replace(parsed.config, data=b"{}"))
 
-    assert (parsed.config, None) == (needed_config(parsed), needed_config(inline))
-    assert needed_config(manifest(layer(filepath="x"))) is None
+    assert (parsed.config, None) == (wanted_config(parsed), wanted_config(inline))
+    assert wanted_config(manifest(layer(filepath="x"))) is None
 
 
 def test_config_in_the_descriptor_is_used() -> None:
@@ -171,10 +172,37 @@ def test_large_config(size: int, is_refused: bool) -> None:
     """It is kept in memory."""
     parsed = replace(kit_manifest(kit_layer("docs")), config=Descriptor(CONFIG, Digest.of(b"x"), size))
     if not is_refused:
-        assert parsed.config == needed_config(parsed)
+        assert parsed.config == wanted_config(parsed)
         return
     with pytest.raises(UnsupportedArtifact, match="are the limit"):
-        needed_config(parsed)
+        wanted_config(parsed)
+
+
+def test_config_that_cannot_be_checked() -> None:
+    """Its digest is of another algorithm: only kits without annotations need it."""
+    problem = UnreadableConfig(CONFIG, UnsupportedArtifact("digest algorithm 'blake3' is not supported"))
+    told, untold = (
+        replace(
+            kit_manifest(kit_layer("docs", **found), artifact_type=MANIFEST), config=None, unreadable_config=problem
+        )
+        for found in ({"filepath": "."}, {})
+    )
+
+    assert wanted_config(told) is None
+    assert ("modelkit", 1) == (recognise(told, DIGEST).kind, len(recognise(told, DIGEST).warnings))
+    with pytest.raises(UnsupportedArtifact, match="blake3"):
+        wanted_config(untold)
+
+
+def test_large_config_that_is_not_needed() -> None:
+    """As if there were none."""
+    config = Descriptor(CONFIG, Digest.of(b"x"), MAX_CONFIG_BYTES + 1)
+    parsed = replace(kit_manifest(kit_layer("docs", filepath="docs")), config=config)
+
+    assert wanted_config(parsed) is None
+    assert ("the config could not be read: whether a part of the artifact is elsewhere is not known",) == recognise(
+        parsed, DIGEST
+    ).warnings
 
 
 def test_another_config_than_the_manifest_names() -> None:

@@ -230,6 +230,44 @@ def test_config_in_its_descriptor_is_not_asked_for(puller: Puller, fake: FakeReg
     )
 
 
+def push_annotated_kit(content: Content, repository: str = "models/kit") -> Digest:
+    """A ModelKit of KitOps 1.10, all of whose layers are annotated; its config."""
+    manifest = json.loads(content.manifests[repository][str(_kit_example(content, repository))][1])
+    content.add_manifest(repository, manifest, "v1")
+    return Digest.parse(manifest["config"]["digest"])
+
+
+def test_config_that_is_not_there_and_need_not_be(
+    puller: Puller, make_puller: Callable[..., Puller], fake: FakeRegistry
+) -> None:
+    """The annotations tell where the files are. It is asked for once: who comes later, or after a restart, asks nobody."""
+    config = push_annotated_kit(fake.content)
+    whole = Pod(puller, f"{fake.host}/models/kit:v1").pull()
+    other = push_annotated_kit(fake.content, "models/other")
+    del fake.content.blobs["models/other"][str(other)]
+    pulled = Pod(puller, f"{fake.host}/models/other:v1").pull()
+    asked = len(fake.seen)
+    pods = [Pod(node, f"{fake.host}/models/other:v1") for node in (puller, make_puller())]
+    resolved = [pod.resolve() for pod in pods]
+
+    assert config == other
+    assert tree_of(whole.path) == tree_of(pulled.path)
+    assert asked == len(fake.seen)
+    assert [["the config could not be read: whether a part of the artifact is elsewhere is not known"]] * 2 == [
+        list(found.artifact.warnings) for found in resolved
+    ]
+
+
+def test_config_that_is_not_there_and_is_needed(puller: Puller, fake: FakeRegistry) -> None:
+    """Nothing else tells where the files of an old ModelKit are, whoever had its config before."""
+    push_kit(fake.content, "models/other")
+    Pod(puller, f"{fake.host}/models/other:v1").pull()
+    _, config = push_kit(fake.content)
+    del fake.content.blobs["models/kit"][str(config)]
+    with pytest.raises(NotFound, match=str(config)):
+        Pod(puller, f"{fake.host}/models/kit:v1").resolve()
+
+
 def test_damaged_config(puller: Puller, fake: FakeRegistry) -> None:
     """Three attempts, then the answer is final; nothing of it is kept."""
     _, config = push_kit(fake.content)

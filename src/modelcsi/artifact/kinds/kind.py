@@ -28,15 +28,18 @@ class Kind:
     name: str
     matches: Callable[[Manifest], bool]
     read: Callable[[Manifest], Contents]
-    needed_config: Callable[[Manifest], Descriptor | None] = lambda _: None
-    """The config that `read` looks into, if it does: as `manifest.config.data`, which is None where nobody fetched it."""
+    reads_config: Callable[[Manifest], bool] = lambda _: False
+    """Whether `read` looks into the config: as `manifest.config.data`, which is None where nobody fetched it."""
+    needs_config: Callable[[Manifest], bool] = lambda _: False
+    """Whether there is no telling without it where the files are."""
     is_overlay: bool = False
     """The layers are those of a container image: each is applied over the ones before it, with whiteouts."""
 
 
 def config_type(manifest: Manifest) -> str:
     """The media type of the config, canonical; empty without one."""
-    return canonical(manifest.config.media_type) if manifest.config else ""
+    config = manifest.config or manifest.unreadable_config
+    return canonical(config.media_type) if config else ""
 
 
 def described_type(manifest: Manifest) -> str:

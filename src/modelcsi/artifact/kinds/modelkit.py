@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator
 
-from modelcsi.artifact.annotations import filepath_annotation, told_path
+from modelcsi.artifact.annotations import filepath_annotation, has_filepath, told_path
 from modelcsi.artifact.kinds.kind import Contents, Kind, config_type, read_named
 from modelcsi.artifact.kinds.kitfile import (
     Kitfile,
@@ -36,8 +36,13 @@ def _matches(manifest: Manifest) -> bool:
     return any(name.startswith(MODELKIT_PREFIX) for name in types)
 
 
-def _needed_config(manifest: Manifest) -> Descriptor | None:
-    return manifest.config if config_type(manifest).startswith(MODELKIT_PREFIX) else None
+def _reads_config(manifest: Manifest) -> bool:
+    return config_type(manifest).startswith(MODELKIT_PREFIX)
+
+
+def _needs_config(manifest: Manifest) -> bool:
+    """Not since KitOps 1.10."""
+    return not all(map(has_filepath, manifest.layers))
 
 
 def _read(manifest: Manifest) -> Contents:
@@ -48,7 +53,7 @@ def _read(manifest: Manifest) -> Contents:
     return read_named(manifest, lambda descriptor, name: _read_layer(descriptor, name, next(entries), kitfile))
 
 
-MODELKIT = Kind("modelkit", _matches, _read, _needed_config)
+MODELKIT = Kind("modelkit", _matches, _read, _reads_config, _needs_config)
 
 
 def _entries_of_layers(kitfile: Kitfile, manifest: Manifest) -> Iterator[KitfileEntry | None]:
