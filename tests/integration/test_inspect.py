@@ -66,6 +66,7 @@ def test_files_of_an_example(registry: FakeRegistry, name: str) -> None:
     assert (True, []) == (told["files_complete"], told["unread_layers"])
     assert {True} == {file["wanted"] for file in told["files"]}
     assert (EXPECTED[name]["kind"], PRODUCERS[name]) == (told["kind"], told["producer"])
+    assert (True, None) == (told["mountable"], told["reason"])
 
 
 @pytest.mark.parametrize("name", INDEXES)
@@ -96,6 +97,8 @@ def test_an_index_that_leaves_the_choice(registry: FakeRegistry) -> None:
     assert ("index", None, []) == (told["kind"], told["child"], told["files"])
     assert [str(model.digest) for model in models] == [entry["digest"] for entry in told["manifests"]]
     assert "name one of them by its digest" in told["warnings"][0]
+    assert (False, f"cannot be mounted: {told['reason']}") == (told["mountable"], told["warnings"][0])
+    assert "  mountable    no\n" in lines
     assert all(str(model.digest) in lines for model in models)
 
 
@@ -162,6 +165,9 @@ def test_patterns_that_match_nothing_are_told(registry: FakeRegistry) -> None:
 
     assert {"include": ["*.gguf"], "exclude": ["x/"]} == some["selection"]["unmatched_patterns"]
     assert ([], 0) == (some["warnings"], none["selection"]["files"])
+    assert [(True, None), (False, none["warnings"][0].removeprefix("cannot be mounted so: "))] == [
+        (told["mountable"], told["reason"]) for told in (some, none)
+    ]
     assert ["cannot be mounted so"] == [warning.partition(":")[0] for warning in none["warnings"]]
 
 
@@ -213,6 +219,38 @@ def test_what_cannot_be_mounted_is_shown(registry: FakeRegistry) -> None:
 
     assert (None, 4) == (told["kind"], len(told["layers"]))
     assert "cannot be mounted: unsafe path '../../etc/evil'" in told["warnings"][0]
+    assert (False, True) == (told["mountable"], told["reason"].startswith("unsafe path '../../etc/evil'"))
+
+
+@pytest.mark.parametrize("artifact_type", [MODEL_ARTIFACT, None])
+def test_a_config_that_is_not_there(registry: FakeRegistry, artifact_type: str | None) -> None:
+    """It says nothing then; a ModelKit that cannot do without cannot be mounted."""
+    serve(registry.content, "inspect/config", "kitops-modelkit-tar")
+    document = json.loads(registry.content.manifests["inspect/config"]["kitops-modelkit-tar"][1])
+    document["artifactType"] = artifact_type
+    if artifact_type is None:
+        document["layers"] = [layer | {"annotations": None} for layer in document["layers"]]
+    else:
+        document["config"]["mediaType"] = "application/vnd.cncf.model.config.v1+json"
+    registry.content.add_manifest("inspect/config", document, "v1")
+    registry.content.blobs["inspect/config"].pop(document["config"]["digest"], None)
+    told = inspected(f"{registry.host}/inspect/config:v1")
+
+    assert (["created"], artifact_type is not None) == (list(told["model"]), told["mountable"])
+    assert told["mountable"] or document["config"]["digest"] in told["reason"]
+
+
+def test_a_list_of_referrers_cannot_be_mounted(registry: FakeRegistry) -> None:
+    """Whatever is in it, as the driver says."""
+    model = push(registry.content, "inspect/referrers", {"a": b"1"})
+    size = len(registry.content.manifests["inspect/referrers"][model.tag][1])
+    entry = {"mediaType": OCI_MANIFEST, "digest": str(model.digest), "size": size}
+    index = {"schemaVersion": 2, "mediaType": OCI_INDEX, "manifests": [entry]}
+    registry.content.add_manifest("inspect/referrers", index, f"sha256-{'a' * 64}", OCI_INDEX)
+    told = inspected(f"{registry.host}/inspect/referrers:sha256-{'a' * 64}")
+
+    assert (False, None) == (told["mountable"], told["child"])
+    assert "refers to an artifact" in told["reason"]
 
 
 def test_damaged_tars_are_told(registry: FakeRegistry) -> None:

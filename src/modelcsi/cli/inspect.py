@@ -22,7 +22,7 @@ from modelcsi.cli.build import registry_of, settings_of_flags
 from modelcsi.cli.selection import selection_of
 from modelcsi.cli.terminal import draw_table
 from modelcsi.deadline import Deadline
-from modelcsi.errors import Forbidden, ModelCsiError, Unauthenticated, UnsupportedArtifact
+from modelcsi.errors import CorruptContent, Forbidden, ModelCsiError, NotFound, Unauthenticated, UnsupportedArtifact
 from modelcsi.oci.descriptor import Descriptor
 from modelcsi.oci.digest import Digest
 from modelcsi.oci.manifest import MAX_CONFIG_BYTES, Index, Manifest, parse_json_object, parse_manifest
@@ -30,6 +30,7 @@ from modelcsi.oci.reference import Reference
 from modelcsi.pack.classify import class_of_media_type
 from modelcsi.pull.documents import Recognised, Recogniser
 from modelcsi.pull.listing import Choice, Listing, base_files, list_artifact
+from modelcsi.pull.resolve import refuse_referrers
 from modelcsi.pull.smallblob import read_small_blob
 from modelcsi.quantities import format_size
 from modelcsi.registry.caller import Caller
@@ -56,23 +57,26 @@ def run_inspect(options: argparse.Namespace) -> int:
         "media_type": top.media_type,
         "artifact_type": top.artifact_type,
     }
-    recognised, problem = _recognise(resolved, repository)
+    recognised, problem = _recognise(reference, resolved, repository)
     if isinstance(top, Index):
         value |= {"kind": "index", "manifests": [_describe_entry(entry) for entry in top.manifests]}
         value["child"] = None if recognised is None else str(recognised.artifact.digest)
     manifest = parse_manifest(recognised.manifest) if recognised is not None else top
     if isinstance(manifest, Manifest):
         value |= _describe(manifest, recognised.artifact if recognised else None, repository)
-    value |= {"files": [], "files_complete": False, "unread_layers": [], "selection": None}
+    value |= {"files": [], "files_complete": False, "unread_layers": [], "selection": None, "warnings": []}
     if recognised is not None:
         try:
             limit = None if options.files else _LISTING_BYTES
             listing = list_artifact(recognised.artifact, repository, limit, selection)
-            value |= _describe_files(listing, selection)
+            described, problem = _describe_files(listing, selection)
+            value |= described
         except UnsupportedArtifact as error:
+            value["warnings"] = [*recognised.artifact.warnings, f"cannot be mounted: {error}"]
             problem = str(error)
-    if problem:
+    else:
         value["warnings"] = [f"cannot be mounted: {problem}"]
+    value |= {"mountable": not problem, "reason": problem or None}
     print(json.dumps(value, indent=2) if options.json else _text(value, is_chosen=selection != Selection()))
     return 0
 
@@ -104,11 +108,14 @@ class _Documents:
         return read_small_blob(self._repository, descriptor, Deadline.after(_RESOLVE_SECONDS))
 
 
-def _recognise(resolved: ResolvedManifest, repository: Repository) -> tuple[Recognised | None, str]:
+def _recognise(
+    reference: Reference, resolved: ResolvedManifest, repository: Repository
+) -> tuple[Recognised | None, str]:
     """What cannot be mounted is still shown: that is when people look."""
     try:
+        refuse_referrers(reference, resolved.content)
         return Recogniser().recognise(resolved.digest, resolved.content, _Documents(repository)), ""
-    except UnsupportedArtifact as error:
+    except (UnsupportedArtifact, NotFound, CorruptContent) as error:  # of a document that leads to the artifact
         return None, str(error)
 
 
@@ -161,30 +168,31 @@ def _codec_text(codec: Codec) -> str:
 
 
 def _config(config: Descriptor | None, repository: Repository) -> Mapping[str, Any]:
-    """The config, if it can be understood; it is information, so one that cannot be says nothing."""
+    """The config, if it is there and can be understood; it is information, so one that cannot be says nothing."""
     if config is None or not _EMPTY_CONFIG_BYTES < config.size <= MAX_CONFIG_BYTES:
         return {}
-    content = config.data
-    if content is None:
-        content = read_small_blob(repository, config, Deadline.after(_RESOLVE_SECONDS))
-    with suppress(UnsupportedArtifact):
+    with suppress(UnsupportedArtifact, NotFound, CorruptContent):
+        content = config.data
+        if content is None:
+            content = read_small_blob(repository, config, Deadline.after(_RESOLVE_SECONDS))
         return parse_json_object(content, "the config", MAX_CONFIG_BYTES)
     return {}
 
 
-def _describe_files(listing: Listing, selection: Selection) -> dict[str, Any]:
-    """The files, and what the selection makes of them."""
-    warnings = list(listing.artifact.warnings)
+def _describe_files(listing: Listing, selection: Selection) -> tuple[dict[str, Any], str]:
+    """The files, what the selection makes of them, and why they cannot be mounted; empty if they can."""
+    warnings, problem = list(listing.artifact.warnings), ""
     try:
         files = base_files(listing, selection)
     except UnsupportedArtifact as error:
-        files = ()
-        warnings.append(f"cannot be mounted: {error}")
+        files, problem = (), str(error)
+        warnings.append(f"cannot be mounted: {problem}")
     choice = listing.choice(selection)
-    if choice.problem and files:
-        warnings.append(f"cannot be mounted so: {choice.problem}")
+    if choice.problem and not problem:
+        problem = choice.problem
+        warnings.append(f"cannot be mounted so: {problem}")
     by_digest = {layer.digest: layer for layer in listing.artifact.layers}
-    return {
+    described = {
         "files": [_describe_file(entry, choice, by_digest) for entry in files],
         "files_complete": not listing.unread,
         "unread_layers": sorted(map(str, listing.unread)),
@@ -198,6 +206,7 @@ def _describe_files(listing: Listing, selection: Selection) -> dict[str, Any]:
         },
         "warnings": warnings,
     }
+    return described, problem
 
 
 def _describe_file(entry: FileEntry, choice: Choice, by_digest: Mapping[Digest, Layer]) -> dict[str, Any]:
@@ -218,6 +227,7 @@ def _text(value: dict[str, Any], *, is_chosen: bool) -> str:
     lines = [f"{value['reference']}", f"  digest       {value['digest']}"]
     kind = value["kind"] or "not a model that can be mounted"
     lines.append(f"  kind         {kind} ({value['artifact_type'] or value['media_type']})")
+    lines.append(f"  mountable    {'yes' if value['mountable'] else 'no'}")
     if "manifests" in value:
         lines += _index_lines(value)
     if "layers" in value:

@@ -34,7 +34,7 @@ from modelcsi.errors import (
 )
 from modelcsi.oci.descriptor import Descriptor
 from modelcsi.oci.digest import Digest
-from modelcsi.oci.manifest import Index, Manifest, parse_manifest
+from modelcsi.oci.manifest import Index, parse_manifest
 from modelcsi.oci.reference import Reference
 from modelcsi.pull.documents import Recognised, Recogniser
 from modelcsi.pull.policy import PullPolicy
@@ -176,8 +176,7 @@ class Resolver:
         repository, digest, content = found
         documents = self._documents(wish, registry, repository, deadline, is_remembered=accepted is None)
         try:
-            if _REFERRERS_TAG.fullmatch(wish.reference.target):
-                _refuse_referrers(parse_manifest(content))
+            refuse_referrers(wish.reference, content)
             known = self._recogniser.recognise(digest, content, documents)
         except UnsupportedArtifact as error:
             raise UnsupportedArtifact(f"{wish.reference}: {error.message}", hint=error.hint) from error
@@ -325,8 +324,9 @@ def _refuse_asking(wish: Wish, descriptor: Descriptor) -> None:
         )
 
 
-def _refuse_referrers(found: Manifest | Index) -> None:
-    if isinstance(found, Index):
+def refuse_referrers(reference: Reference, content: bytes) -> None:
+    """Raises UnsupportedArtifact if it was found where a registry keeps the list of what refers to an artifact."""
+    if _REFERRERS_TAG.fullmatch(reference.target) and isinstance(parse_manifest(content), Index):
         raise UnsupportedArtifact(
             "the tag is a list of what refers to an artifact (signatures, attestations), not a model",
             hint="name the artifact by its own tag, or by the digest in this one",
