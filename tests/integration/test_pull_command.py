@@ -9,10 +9,12 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from pathlib import Path
 
 import pytest
 
+from modelcsi.store.store import Store
 from tests.fakes.registry import Auth, FakeRegistry, User
 from tests.integration.credentials import docker_secret
 from tests.integration.driver import PROGRAM, eventually
@@ -149,8 +151,19 @@ def test_private_model(tmp_path: Path, docker_config: Path) -> None:
 
     assert [FAILED, DONE] == [refused.returncode, done.returncode]
     assert registry.host in refused.stderr
+    assert "docker login" in refused.stderr
     assert "correct-Horse-7" not in done.stderr + done.stdout
     assert promised(model.files) == shown(tmp_path / "model")
+
+
+def test_a_second_pull_into_a_directory(registry: FakeRegistry, tmp_path: Path, docker_config: Path) -> None:
+    """Is told what to do, by somebody who knows of no driver."""
+    model = push(registry.content, "pull/busy", random_files("busy", 1000))
+    with closing(Store(tmp_path / ".model.modelcsi-pull")):
+        done = pull(model.at(registry.host), tmp_path / "model", docker_config=docker_config)
+
+    assert FAILED == done.returncode
+    assert "another pull into this directory" in done.stderr
 
 
 @pytest.fixture(params=["tmpfs", "bind", "symlink", "dangling", "empty"])

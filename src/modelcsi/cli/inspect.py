@@ -18,6 +18,7 @@ from modelcsi.artifact.layer import Codec, Layer
 from modelcsi.artifact.paths import shown
 from modelcsi.artifact.selection import Selection
 from modelcsi.artifact.tree import FileEntry
+from modelcsi.cli.advice import advice
 from modelcsi.cli.build import registry_of, settings_of_flags
 from modelcsi.cli.selection import selection_of
 from modelcsi.cli.terminal import draw_table
@@ -72,8 +73,8 @@ def run_inspect(options: argparse.Namespace) -> int:
             described, problem = _describe_files(listing, selection)
             value |= described
         except UnsupportedArtifact as error:
-            value["warnings"] = [*recognised.artifact.warnings, f"cannot be mounted: {error}"]
             problem = str(error)
+            value["warnings"] = [*recognised.artifact.warnings, f"cannot be mounted: {problem}"]
     else:
         value["warnings"] = [f"cannot be mounted: {problem}"]
     value |= {"mountable": not problem, "reason": problem or None}
@@ -116,7 +117,7 @@ def _recognise(
         refuse_referrers(reference, resolved.content)
         return Recogniser().recognise(resolved.digest, resolved.content, _Documents(repository)), ""
     except (UnsupportedArtifact, NotFound, CorruptContent) as error:  # of a document that leads to the artifact
-        return None, str(error)
+        return None, advice(str(error))
 
 
 def _describe_entry(entry: Descriptor) -> dict[str, Any]:

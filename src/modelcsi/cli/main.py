@@ -14,6 +14,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from modelcsi.cli.advice import advice
 from modelcsi.errors import InvalidRequest, ModelCsiError
 
 if TYPE_CHECKING:
@@ -52,10 +53,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         run: Callable[[argparse.Namespace], int] = options.run if options.command else _command_of_environment(parser)
         return run(options)
-    except InvalidRequest as error:
-        return _report(error, WRONG_USAGE)
     except ModelCsiError as error:
-        return _report(error, FAILED)
+        hint = advice(error.hint) if options.command in _OF_PEOPLE else error.hint
+        return _report(error.message, hint, WRONG_USAGE if isinstance(error, InvalidRequest) else FAILED)
     except KeyboardInterrupt:
         print("\ninterrupted", file=sys.stderr)
         return _INTERRUPTED
@@ -66,13 +66,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if options.command not in _OF_PEOPLE:
             raise
         where = f"{error.filename}: " if error.filename else ""
-        return _report(InvalidRequest(f"{where}{error.strerror or error}"), FAILED)
+        return _report(f"{where}{error.strerror or error}", "", FAILED)
 
 
-def _report(error: ModelCsiError, status: int) -> int:
-    print(f"modelcsi: {error.message}", file=sys.stderr)
-    if error.hint:
-        print(f"  {error.hint}", file=sys.stderr)
+def _report(message: str, hint: str, status: int) -> int:
+    print(f"modelcsi: {message}", file=sys.stderr)
+    if hint:
+        print(f"  {hint}", file=sys.stderr)
     return status
 
 

@@ -362,10 +362,10 @@ def _known_errors() -> Iterator[None]:
         if code in _DAMAGED:
             raise DamagedRecords(str(error)) from error
         if code == sqlite3.SQLITE_FULL:
-            raise StoreFull("no space left while writing the driver's records", hint=NO_SPACE_HINT) from error
+            raise StoreFull("no space left while writing the store's records", hint=NO_SPACE_HINT) from error
         if code == sqlite3.SQLITE_BUSY:
             raise Busy(
-                "another process has locked the driver's database (state.db in root_dir)",
+                "another process has locked the store's database, state.db",
                 hint="end the sqlite3 shell, or the backup, that has it open",
             ) from error
         raise
