@@ -133,7 +133,7 @@ class Server:
         opens: Opens | None = None
         try:
             view = View(view_id, self._around)
-            opens = Opens(view.directory / "opens", view.tree.count)
+            opens = Opens(view.files.opens, view.tree.count)
             self._connections[view_id] = Connection(fd, view, opens, self._common, lambda why: self._lose(view_id, why))
         except BlockingIOError:  # our predecessor was killed and is not quite dead
             self._locked_out[view_id] = fd

@@ -90,11 +90,6 @@ class StoreLayout:
         return self.root / "views"
 
     @property
-    def lazy_views(self) -> Path:
-        """What FUSE servers know of each lazy view. Nothing is mounted here."""
-        return self.root / "mounts"
-
-    @property
     def demand_socket(self) -> Path:
         """Where servers ask the driver for bytes."""
         return self.root / "demand.sock"
@@ -106,7 +101,7 @@ class StoreLayout:
 
     @property
     def mounts(self) -> Path:
-        """What drivers and FUSE servers tell each other of lazy views."""
+        """What drivers and FUSE servers tell each other of lazy views. Nothing is mounted here."""
         return self.root / "mounts"
 
     @property
@@ -149,10 +144,6 @@ class StoreLayout:
     def view_record(self, view_id: str) -> Path:
         """Which artifact and selection the view shows, for a start without the database."""
         return self.views / f"{view_id}.json"
-
-    def lazy_view(self, view_id: str) -> Path:
-        """The directory of a lazy view's files: `plan`, `fill` (written by the driver) and `opens` (by the server)."""
-        return self.lazy_views / view_id
 
     def dynamic_volume(self, key: str) -> Path:
         """The directory of one dynamic volume, as its pod sees it: `csi/`, `models/` and `status.json`."""

@@ -57,9 +57,9 @@ class View:
     def __init__(self, view: str, around: Surroundings) -> None:
         """Raises OSError or ValueError when the view's files are not as they should be."""
         self.id = view
-        self.directory = around.layout.lazy_view(view)
-        self.tree = read_tree(self.directory / "plan")
-        self.fill = FillMap(self.directory / "fill", self.tree.count)
+        self.files = around.layout.lazy_view(view)
+        self.tree = read_tree(self.files.plan)
+        self.fill = FillMap(self.files.fill, self.tree.count)
         self._around = around
         self._host = self.tree.head.get("host", "")
         self._waits = Waits(

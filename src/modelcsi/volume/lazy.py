@@ -1,0 +1,401 @@
+"""The lazy views of this node: mounted as soon as their files are known, filled behind, known again after a start.
+
+A lazy view is of one (view, registry host, repository): another repository must show itself that it holds the bytes, so its
+pods get a mount of their own. The first pod's target gets the mount, the targets of others clones of it; its files in the
+store (`StoreLayout.lazy_view`) live as long as the last of them. What is done before what, and what a kill in between leaves:
+
+    plan, fill map    a directory without a mount: removed at the next start
+    mount             a mount that nobody serves: taken away at the next start, published again by kubelet
+    descriptor held   served; `Volumes` records it as MOUNTED at the next start
+    record MOUNTED    complete
+
+Everything that needs no driver to go on is with others: the kernel's mounts, the holder with the descriptors and the
+credentials (`mount/daemons.py`), the servers. So a start finds all of it again.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import threading
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from modelcsi.deadline import Deadline
+from modelcsi.errors import FinalError, ModelCsiError, NotFound
+from modelcsi.oci.digest import Digest
+from modelcsi.pull.job import PullJob
+from modelcsi.pull.patience import Patience
+from modelcsi.pull.puller import Filling, PulledView, Puller
+from modelcsi.pull.resolve import Resolved
+from modelcsi.quantities import format_size
+from modelcsi.registry.caller import Caller
+from modelcsi.store.content import empty_trash
+from modelcsi.store.durable import remove_tree, replace_file, space_errors
+from modelcsi.store.records import PublicationRecord
+from modelcsi.store.store import Store
+from modelcsi.view.plan import PlannedEntry, ViewPlan, plan_of, read_plan, write_plan
+from modelcsi.view.wire import Ahead, ToServer, Want
+from modelcsi.volume.announcements import Announcements
+from modelcsi.volume.lazyrecords import lazy_id as lazy_id_of
+from modelcsi.volume.lazyrecords import read_callers, read_origin, wish_of, write_callers
+from modelcsi.volume.lazyview import Done, LazyView
+from modelcsi.volume.mounts import LazyMounts
+
+logger = logging.getLogger(__name__)
+
+_FIRST_RETRY_SECONDS = 5.0
+_MAX_RETRY_SECONDS = 300.0
+_RESUME_SECONDS = 60.0
+
+
+class LazyObserver(Protocol):
+    """Who counts: `metrics.Metrics`."""
+
+    def lazy_waited(self, seconds: float, error: BaseException | None = None) -> None:
+        """Bytes that a server waited for are here, or cannot be had."""
+
+    def lazy_damaged(self) -> None:
+        """Bytes that could be read were wrong."""
+
+
+@dataclass(frozen=True, slots=True)
+class _User:
+    """A publication of a view, with what its pod brought."""
+
+    owner: str
+    caller: Caller
+
+
+@dataclass(slots=True)
+class _Retry:
+    """When a view whose job failed is tried again."""
+
+    at: float
+    pause: float = _FIRST_RETRY_SECONDS
+
+
+class LazyVolumes:
+    """All lazy views of one store; calls come from any thread."""
+
+    def __init__(self, store: Store, puller: Puller, mounts: LazyMounts, announcements: Announcements) -> None:
+        self.tell: Callable[[ToServer], None] = lambda _: None
+        """Reaches the servers; set after construction."""
+        self.observer: LazyObserver | None = None
+        """Set after construction."""
+        self._store = store
+        self._puller = puller
+        self._mounts = mounts
+        self._announcements = announcements
+        self._lock = threading.Lock()
+        # Under the lock: the views that are mounted, or about to be; who has them mounted, by target; when a job that failed is
+        # followed by another.
+        self._views: dict[str, LazyView] = {}
+        self._users: dict[str, dict[str, _User]] = {}
+        self._retries: dict[str, _Retry] = {}
+
+    def publish(
+        self, resolved: Resolved, record: PublicationRecord, patience: Patience, joined: Callable[[PullJob], None]
+    ) -> str | None:
+        """Mount what was resolved, as soon as its files are known; returns the id of the lazy view.
+
+        None: all of it is here, or this node has no lazy mounts, and the pod is told: bind it. Raises as `Puller.pull` and
+        the mounts do.
+        """
+        reason = self._mounts.why_not()
+        if reason:
+            text = f"{record.reference} is mounted once it is complete, not lazily: {reason}"
+            self._announcements.tell(record.owner, "LazyUnavailable", text, is_warning=True)
+            return None
+        lazy_id = lazy_id_of(resolved)
+        view = self._join(lazy_id, record, resolved.wish.caller)
+        found = self._puller.begin(resolved, record.owner, patience, view.observe, joined)
+        if isinstance(found, PulledView):
+            self.left(record.target)
+            return None
+        with view.mounting:
+            self._mount(view, resolved, record, found)
+        for sentence in found.waited_for:
+            self._announcements.tell(record.owner, "LazyWaited", f"{record.reference}: {sentence}")
+        size = format_size(found.tree.size_bytes)
+        text = f"{record.reference} ({size}) is mounted while it is downloaded: reads wait for the bytes they need"
+        self._announcements.tell(record.owner, "Mounted", text)
+        return lazy_id
+
+    def is_lazy(self, view: str) -> bool:
+        """Whether this is the id of a lazy view that is mounted."""
+        return view in self._views
+
+    def shows(self, target: str, view: str) -> bool:
+        """Whether the target shows the view, and it is served. No process is asked that may be stuck."""
+        return self._mounts.targets().get(target) == view and self._mounts.is_alive(view)
+
+    def targets(self) -> Mapping[str, str]:
+        """The lazy view that is mounted at each target."""
+        return {target: view for target, view in self._mounts.targets().items() if view in self._views}
+
+    def unmount(self, target: str) -> bool:
+        """Take away what is mounted there, if it may be lazy: then its server may be stuck."""
+        if not self._views and target not in self._mounts.targets():
+            return False
+        self._mounts.unmount(target)
+        return True
+
+    def lost(self, view: str, why: str) -> None:
+        """The mounts of a view answer with errors from now on."""
+        known = self._views.get(view)
+        if known is None or known.plan is None:
+            return
+        text = f"{known.plan.reference}: the FUSE server of this volume has ended for good ({why}): delete the pod"
+        logger.warning("%s", text)
+        for owner in self._owners(known):
+            self._announcements.tell(owner, "Failed", text, is_warning=True)
+
+    def make_way(self, target: str) -> None:
+        """Take away a lazy mount that has lost its server: kubelet publishes again, and a new one may come."""
+        self._mounts.make_way(target)
+
+    def origin(self, view: str) -> Mapping[str, str] | None:
+        """What the view shows, as `Views.record` has it."""
+        return read_origin(self._store.layout.lazy_view(view).origin)
+
+    def trouble(self, view: str) -> Exception | None:
+        """Why some of the view cannot be read."""
+        known = self._views.get(view)
+        return None if known is None else known.trouble
+
+    def left(self, target: str) -> None:
+        """The publication there has gone, or shows something else; what is mounted nowhere any more is given up."""
+        with self._lock:
+            rest = [view for view, users in self._users.items() if users.pop(target, None) is not None and users]
+        for view in rest:
+            self._entrust(view)
+        self.sweep()
+
+    def sweep(self) -> None:
+        """Give up the views that are mounted nowhere."""
+        with self._lock:
+            candidates = [view for name, view in self._views.items() if not self._users.get(name)]
+        shown = set(self._mounts.targets().values()) if candidates else set()
+        for view in candidates:
+            if view.view not in shown:
+                with view.mounting:
+                    self._drop(view)
+
+    def restore(self) -> None:
+        """Know again what is mounted, before the first publish; its filling goes on with `resume`."""
+        alive = self._mounts.secrets()
+        targets = self._mounts.targets()
+        shown = set(targets.values())
+        for path in sorted(self._store.layout.mounts.iterdir()):
+            lazy_id = path.name
+            plan = self._plan(lazy_id)
+            if lazy_id not in shown or plan is None:
+                self._mounts.release(lazy_id)
+                empty_trash(path)
+                continue
+            view = self._open(lazy_id)
+            view.show(plan)
+            brought = read_callers(alive.get(lazy_id, b""))
+            self._users[lazy_id] = {
+                target: _User("", caller) for target, caller in brought.items() if target in targets
+            }
+            if lazy_id not in alive:
+                logger.warning("the lazy mounts of %s have lost their server", plan.reference)
+
+    def resume(self) -> None:
+        """Go on filling what is mounted and not complete: after a start, and what failed before when its time has come."""
+        now = time.monotonic()
+        with self._lock:
+            views = list(self._views.values())
+            due = [view for view in views if (retry := self._retries.get(view.view)) is None or retry.at <= now]
+        for view in due:
+            if view.job is None and not view.is_complete and view.plan is not None:
+                self._resume(view)
+
+    def rows(self) -> list[dict[str, Any]]:
+        """Each view, for `modelcsi status`."""
+        return [self._row(view) for view in tuple(self._views.values())]
+
+    # Demands
+
+    def want(self, want: Want, done: Done) -> Callable[[], None]:
+        """See `view.exchange.Demands`."""
+        view = self._views.get(want.view)
+        if view is None or view.plan is None:
+            done(NotFound("no such view is mounted"))
+            return lambda: None
+        began = time.monotonic()
+
+        def counted(error: Exception | None) -> None:
+            if self.observer is not None:
+                self.observer.lazy_waited(time.monotonic() - began, error)
+            done(error)
+
+        return view.want(want, counted)
+
+    def ahead(self, ahead: Ahead) -> None:
+        """See `view.exchange.Demands`."""
+        view = self._views.get(ahead.view)
+        if view is not None:
+            view.ahead(ahead)
+
+    # What views tell
+
+    def damaged(self, view: LazyView, error: Exception) -> None:
+        """See `FillNews`."""
+        if self.observer is not None:
+            self.observer.lazy_damaged()
+        reference = "" if view.plan is None else view.plan.reference
+        text = f"{reference}: bytes that could be read already were wrong, and are fetched again: {error}"
+        logger.warning("%s", text)
+        for owner in self._owners(view):
+            self._announcements.tell(owner, "Damaged", text, is_warning=True)
+
+    def ended(self, view: LazyView, error: Exception | None) -> None:
+        """See `FillNews`."""
+        plan = view.plan
+        if plan is None:
+            return
+        with self._lock:
+            if error is None:
+                self._retries.pop(view.view, None)
+            else:
+                before = self._retries.get(view.view)
+                pause = _FIRST_RETRY_SECONDS if before is None else min(2 * before.pause, _MAX_RETRY_SECONDS)
+                self._retries[view.view] = _Retry(time.monotonic() + pause, pause)
+        for owner in self._owners(view):
+            if error is None:
+                self._announcements.mounted(owner, Digest.parse(plan.manifest))
+            elif isinstance(error, FinalError):
+                self._announcements.tell_failure(owner, error)
+
+    # Within
+
+    def _join(self, lazy_id: str, record: PublicationRecord, caller: Caller) -> LazyView:
+        with self._lock:
+            self._users.setdefault(lazy_id, {})[record.target] = _User(record.owner, caller)
+        return self._open(lazy_id)
+
+    def _open(self, lazy_id: str) -> LazyView:
+        with self._lock:
+            view = self._views.get(lazy_id)
+            if view is None:
+                files = self._store.layout.lazy_view(lazy_id)
+                view = self._views[lazy_id] = LazyView(lazy_id, files, self, self._say)
+            return view
+
+    def _say(self, message: ToServer) -> None:
+        self.tell(message)
+
+    def _owners(self, view: LazyView) -> list[str]:
+        with self._lock:
+            return [user.owner for user in self._users.get(view.view, {}).values()]
+
+    def _mount(self, view: LazyView, resolved: Resolved, record: PublicationRecord, found: Filling) -> None:
+        if self._mounts.targets().get(record.target) == view.view and self._mounts.is_alive(view.view):
+            self._entrust(view.view)  # mounted before its record could be written
+            return
+        if view.plan is None:
+            self._write(view, resolved, found)
+        if self._mounts.is_alive(view.view):
+            self._mounts.clone(view.view, record.target)
+            self._entrust(view.view)
+        else:
+            self._mounts.attach(view.view, record.target, self._secret(view.view))
+
+    def _write(self, view: LazyView, resolved: Resolved, found: Filling) -> None:
+        """The view's files; durable is nothing of them, since a power cut takes the mount away."""
+        files, wish, digest = view.files, resolved.wish, resolved.artifact.digest
+        origin = {
+            "manifest": str(digest),
+            "reference": str(wish.reference),
+            "selection": wish.selection.key(),
+            "layout": wish.layout.key,
+            "size_bytes": str(found.tree.size_bytes),
+            "files": str(len(found.tree.entries)),
+        }
+        head = {"view": view.view, "reference": str(wish.reference), "manifest": str(digest)}
+        entries = (
+            PlannedEntry(entry, None if entry.layer is None else found.offsets.get((entry.layer, entry.member)))
+            for entry in found.tree.entries
+        )
+        plan = plan_of(head | {"host": resolved.repository.host}, entries)
+        with space_errors(f"the files of the lazy view of {wish.reference}"):
+            if files.directory.exists():
+                remove_tree(files.directory)
+            files.directory.mkdir(mode=0o700)
+            write_plan(plan, files.plan)
+            replace_file(files.origin, json.dumps(origin).encode())
+            view.show(plan)
+
+    def _secret(self, lazy_id: str) -> bytes:
+        with self._lock:
+            users = dict(self._users.get(lazy_id, {}))
+        return write_callers({target: user.caller for target, user in users.items()})
+
+    def _entrust(self, lazy_id: str) -> None:
+        self._mounts.entrust(lazy_id, self._secret(lazy_id))
+
+    def _drop(self, view: LazyView) -> None:
+        """The caller holds `mounting`."""
+        with self._lock:
+            if self._users.get(view.view):
+                return  # somebody has come meanwhile
+            self._views.pop(view.view, None)
+            self._users.pop(view.view, None)
+            self._retries.pop(view.view, None)
+        self._mounts.release(view.view)
+        view.close()
+        if view.files.directory.exists():
+            remove_tree(view.files.directory)
+
+    def _plan(self, lazy_id: str) -> ViewPlan | None:
+        try:
+            return read_plan(self._store.layout.lazy_view(lazy_id).plan)
+        except (OSError, ValueError) as error:
+            logger.warning("the lazy view %s is not understood: %s", lazy_id, error)
+            return None
+
+    def _resume(self, view: LazyView) -> None:
+        """With the credentials of each of its pods: one of them may still be good."""
+        origin, error = self.origin(view.view) or {}, None
+        for record in self._store.records.publications():
+            if record.view != view.view:
+                continue
+            with self._lock:
+                known = self._users.get(view.view, {}).get(record.target)
+            try:
+                self._fill_for(view, record, Caller() if known is None else known.caller, origin)
+            except ModelCsiError as raised:
+                error = raised
+                logger.warning("cannot go on filling %s for %s: %s", record.reference, record.target, raised)
+        if error is not None and view.job is None:
+            view.filled(error)
+
+    def _fill_for(self, view: LazyView, record: PublicationRecord, caller: Caller, origin: Mapping[str, str]) -> None:
+        self._join(view.view, record, caller)
+        self._announcements.begins(record.owner, caller.pod, record.reference)
+        patience = Patience(Deadline.after(_RESUME_SECONDS))
+        resolved = self._puller.resolve(wish_of(origin, record.reference, caller), patience)
+        source = resolved.repository.source
+        self._puller.begin(
+            *(resolved, record.owner, patience, view.observe),
+            lambda job: self._announcements.pulls(record.owner, job, source),
+        )
+
+    def _row(self, view: LazyView) -> dict[str, Any]:
+        origin, job, trouble = self.origin(view.view) or {}, view.job, view.trouble
+        report = None if job is None else job.progress.report()
+        return {
+            "view": view.view,
+            "reference": origin.get("reference", ""),
+            "digest": origin.get("manifest", ""),
+            "is_complete": view.is_complete,
+            "is_served": self._mounts.is_alive(view.view),
+            "percent": None if report is None else report.percent,
+            "targets": sorted(target for target, shown in self._mounts.targets().items() if shown == view.view),
+            "trouble": None if trouble is None else str(trouble),
+        }
