@@ -6,45 +6,80 @@ Each is imported alone: the holder must stay small, and a server begin fast.
 from __future__ import annotations
 
 import argparse
+import json
+import logging
+import os
 import sys
+from pathlib import Path
+from typing import Any
 
-from modelcsi.cli.main import DEFAULT_CONFIG, FUSE_SERVER
+from modelcsi.cli.main import FUSE_SERVER
+from modelcsi.errors import InvalidRequest
 from modelcsi.logs import setup_logging
 
-_VERIFY = "range"
-_READ_TIMEOUT_SECONDS = 300.0
-_LOG_LEVEL = "info"
+logger = logging.getLogger(__name__)
 
 
 def run_fuse(options: argparse.Namespace) -> int:
-    """Until SIGTERM, or until it is idle."""
+    """Until SIGTERM, or until it is idle.
+
+    The configuration is read by a first program, which the holder replaces: what reading YAML takes would be a third of it.
+    """
+    if options.settled is None or options.reads_again:
+        command = _command(options, _read_settings(options))
+        if options.resume is not None:
+            command += ["--resume", str(options.resume)]
+        os.execv(command[0], command)  # noqa: S606 - our own command line
     from modelcsi.mount.holder import Holder, HolderSettings
     from modelcsi.mount.servers import LINK_FD, program
 
-    if options.root_dir is None:
-        from modelcsi.config.file import load_root_dir
-
-        options.root_dir = load_root_dir(options.config)
-    setup_logging(options.log_level or _LOG_LEVEL, json=not sys.stderr.isatty())
-    common = ["--root-dir", str(options.root_dir)]
-    for flag, value in (("--verify", options.verify), ("--read-timeout", options.read_timeout)):
-        common += [flag, str(value)] if value is not None else []
-    common += ["--log-level", options.log_level] if options.log_level else []
-    own = [*program(), "fuse", *common, *(["--until-idle"] if options.until_idle else [])]
-    if options.config != DEFAULT_CONFIG:
-        own += ["--config", str(options.config)]
+    settled = json.loads(options.settled)
+    setup_logging(settled["log_level"], json=not sys.stderr.isatty())
+    root = settled["root_dir"]
 
     def server_command(adapter: str) -> list[str]:
-        return [*program(), FUSE_SERVER, "--adapter", adapter, "--link-fd", str(LINK_FD), *common]
+        flags = ["--adapter", adapter, "--link-fd", str(LINK_FD), "--root-dir", root]
+        flags += ["--verify", settled["verify"], "--read-timeout", str(settled["read_timeout"])]
+        return [*program(), FUSE_SERVER, *flags, "--log-level", settled["log_level"]]
 
-    settings = HolderSettings(options.root_dir, server_command, own, ends_when_idle=options.until_idle)
+    own = [*_command(options, settled), "--reads-again"]
+    settings = HolderSettings(Path(root), server_command, own, ends_when_idle=options.until_idle)
     return Holder(settings, options.resume).run()
+
+
+def _read_settings(options: argparse.Namespace) -> dict[str, Any]:
+    """What the configuration says; a file that is wrong by now does not end a holder that runs."""
+    from modelcsi.config.file import load_config
+
+    settled: dict[str, Any] | None = None if options.settled is None else json.loads(options.settled)
+    try:
+        config = load_config(options.config)
+    except InvalidRequest as error:
+        if settled is None:
+            raise
+        setup_logging(settled["log_level"], json=not sys.stderr.isatty())
+        logger.warning("the FUSE holder keeps its settings: %s", error)
+        return settled
+    return {
+        "root_dir": str(config.root_dir) if settled is None else settled["root_dir"],
+        "log_level": options.log_level or config.log_level,
+        "verify": config.fuse.verify,
+        "read_timeout": config.fuse.read_timeout,
+    }
+
+
+def _command(options: argparse.Namespace, settled: dict[str, Any]) -> list[str]:
+    from modelcsi.mount.servers import program
+
+    command = [*program(), "fuse", "--config", str(options.config), "--settled", json.dumps(settled)]
+    command += ["--log-level", options.log_level] if options.log_level else []
+    return [*command, *(["--until-idle"] if options.until_idle else [])]
 
 
 def run_fuse_server(options: argparse.Namespace) -> int:
     """Until the holder says so."""
     from modelcsi.fuse.server import Settings, serve
 
-    setup_logging(options.log_level or _LOG_LEVEL, json=not sys.stderr.isatty())
-    settings = Settings(options.verify or _VERIFY, options.read_timeout or _READ_TIMEOUT_SECONDS)
+    setup_logging(options.log_level, json=not sys.stderr.isatty())
+    settings = Settings(options.verify, options.read_timeout)
     return serve(options.link_fd, options.root_dir, settings)

@@ -155,16 +155,15 @@ def _add_driver_commands(commands: _Commands) -> None:
     server = commands.add_parser(FUSE_SERVER)  # internal, so without a line in the help
     server.set_defaults(run=_fuse_server)
     server.add_argument("--adapter", choices=("passthrough", "pyfuse3"), required=True)
-    server.add_argument("--link-fd", type=int, metavar="N", required=True, help="the server's line to the holder")
+    server.add_argument("--link-fd", type=int, required=True)
+    server.add_argument("--root-dir", type=Path, required=True)
+    server.add_argument("--verify", default="range")
+    server.add_argument("--read-timeout", type=float, default=300.0)
+    server.add_argument("--log-level", default="info")
     fuse.add_argument("--until-idle", action="store_true", help="end some seconds after the last volume")
-    fuse.add_argument("--resume", type=int, metavar="N", help=argparse.SUPPRESS)
-    for parser in (fuse, server):
-        parser.add_argument("--root-dir", type=Path, metavar="DIR", help="the store, instead of the configuration's")
-        parser.add_argument("--verify", choices=("range", "complete"), help="wins over fuse.verify of the file")
-        parser.add_argument(
-            "--read-timeout", type=float, metavar="SECONDS", help="wins over fuse.read_timeout of the file"
-        )
-    server.add_argument("--log-level")
+    fuse.add_argument("--settled", help=argparse.SUPPRESS)  # these three it gives itself when it replaces its program
+    fuse.add_argument("--reads-again", action="store_true", help=argparse.SUPPRESS)
+    fuse.add_argument("--resume", type=int, help=argparse.SUPPRESS)
 
 
 def _add_model_commands(commands: _Commands) -> None:

@@ -24,8 +24,11 @@ from types import FrameType
 from typing import Any
 
 from modelcsi.mount import wire
+from modelcsi.mount.adapters import PASSTHROUGH
 from modelcsi.mount.fusemount import abort
 from modelcsi.mount.lifetime import (
+    LOCK_NAME,
+    SERVING_NAME,
     SIGNALS,
     hide_memory,
     keep_from_children,
@@ -37,13 +40,11 @@ from modelcsi.mount.lifetime import (
 )
 from modelcsi.mount.lines import Line, Loop
 from modelcsi.mount.link import SOCKET_NAME
-from modelcsi.mount.servers import PASSTHROUGH, Role, ServerProcess, Servers
+from modelcsi.mount.servers import Role, ServerProcess, Servers
 from modelcsi.packets import UnknownPacket
 
 logger = logging.getLogger(__name__)
 
-_LOCK_NAME = "fuse.lock"
-_SERVING_NAME = "fuse.serving"
 _TICK_SECONDS = 0.5
 _IDLE_SECONDS = 5.0
 """Without a view, until the servers end, and a holder that the driver started: the next pod may come soon."""
@@ -60,7 +61,7 @@ class HolderSettings:
     server_command: Callable[[str], Sequence[str]]
     """How a server of an adapter is started."""
     own_command: Sequence[str]
-    """How this holder is started again, but for `--resume N`."""
+    """What this holder becomes when it replaces its program, but for `--resume N`."""
     ends_when_idle: bool = False
     """Some seconds after its last view."""
 
@@ -84,7 +85,7 @@ class Holder:
         self._views: dict[str, _View] = {}
         self._lost: dict[str, str] = {}
         self._driver: Line | None = None
-        self._asking: list[Line] = []
+        self._asking: list[tuple[Line, wire.ListHeld]] = []
         self._ends = False
         self._must_resume = False
         self._is_used_since = time.monotonic()
@@ -92,8 +93,8 @@ class Holder:
         state = None if resume_fd is None else read_state(resume_fd)
         hide_memory()
         if state is None:
-            self._lock_fd = lock_holder(settings.root_dir / _LOCK_NAME)
-            self._serving_fd, has_orphans = lock_serving(settings.root_dir / _SERVING_NAME)
+            self._lock_fd = lock_holder(settings.root_dir / LOCK_NAME)
+            self._serving_fd, has_orphans = lock_serving(settings.root_dir / SERVING_NAME)
             self._orphans_until = time.monotonic() + _ORPHANS_SECONDS if has_orphans else 0.0
             self._listener = listen_at(settings.root_dir / SOCKET_NAME)
         else:
@@ -119,6 +120,8 @@ class Holder:
                 self._replace_program()
             self._servers.look()
             self._loop.turn(self._patience(next_tick))
+        # The lock is still ours, so the socket is.
+        (self._settings.root_dir / SOCKET_NAME).unlink(missing_ok=True)
         return 0
 
     # What `Servers` asks for.
@@ -178,7 +181,7 @@ class Holder:
                 peer.line.send(wire.Done())
             case wire.ListHeld():
                 self._use_driver(peer.line)
-                self._asking.append(peer.line)
+                self._asking.append((peer.line, message))
                 self._answer()
             case wire.Orphan(adapter=adapter):
                 peer.server = ServerProcess(peer.pid, adapter, Role.ELDER, is_child=False)
@@ -247,9 +250,9 @@ class Holder:
         """Tell who asked for the list, once it is complete."""
         if time.monotonic() < self._orphans_until:
             return
-        for line in self._asking:
+        for line, asked in self._asking:
             for held in self._views.values():
-                descriptors = [fd for fd in (held.secret_fd, held.fuse_fd) if fd is not None]
+                descriptors = [fd for fd in (held.secret_fd, held.fuse_fd) if fd is not None and asked.descriptors]
                 has = {"has_descriptor": held.fuse_fd is not None, "has_secret": held.secret_fd is not None}
                 line.send(wire.Held(held.view, held.adapter, held.device, **has), descriptors)
             for server in self._servers.all():

@@ -20,6 +20,10 @@ from modelcsi.errors import InvalidRequest
 
 logger = logging.getLogger(__name__)
 
+LOCK_NAME = "fuse.lock"
+"""Under `root_dir`: locked by the holder."""
+SERVING_NAME = "fuse.serving"
+"""Under `root_dir`: a lock that the holder and all its servers share."""
 SIGNALS = frozenset({signal.SIGTERM, signal.SIGINT, signal.SIGHUP})
 """That a holder handles."""
 _BACKLOG = 64

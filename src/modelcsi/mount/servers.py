@@ -21,13 +21,12 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 from modelcsi.mount import wire
+from modelcsi.mount.adapters import PASSTHROUGH, PYFUSE3
 from modelcsi.mount.lines import Line, Loop
 from modelcsi.packets import UnknownPacket
 
 logger = logging.getLogger(__name__)
 
-PASSTHROUGH = "passthrough"
-PYFUSE3 = "pyfuse3"
 LINK_FD = 3
 """Where a server finds its end of the socket pair."""
 _SERVING_FD = 4

@@ -47,6 +47,8 @@ class ListHeld:
     """Driver to holder: answered with one `Held` for each view, one `Server` for each process, then `Done`."""
 
     op: ClassVar[str] = "list"
+    descriptors: bool = True
+    """Whether the views' descriptors and secrets come with the answer, or it is only a question how things are."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,0 +1,62 @@
+"""Which of the two FUSE servers this node can run. Only looks; stateless, any thread."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import re
+from dataclasses import dataclass
+
+from modelcsi.mount import syscalls
+
+PASSTHROUGH = "passthrough"
+PYFUSE3 = "pyfuse3"
+_DEVICE = "/dev/fuse"
+_NEEDED = (6, 9)
+"""Kernel: FUSE_PASSTHROUGH, and NOTIFY_RESEND, without which a server cannot be replaced."""
+
+
+@dataclass(frozen=True, slots=True)
+class AdapterChoice:
+    """The adapter that serves lazy views, or why there is none."""
+
+    adapter: str | None
+    reason: str = ""
+    """Of None: what is missing, a sentence for people without its full stop."""
+
+
+def choose_adapter(wanted: str) -> AdapterChoice:
+    """The one that is `wanted`, if it can run here; of `auto` passthrough, else pyfuse3."""
+    missing = _missing_for_any()
+    if missing:
+        return AdapterChoice(None, missing)
+    reasons = []
+    for adapter, missing_for in ((PASSTHROUGH, _missing_for_passthrough), (PYFUSE3, _missing_for_pyfuse3)):
+        if wanted in ("auto", adapter):
+            missing = missing_for()
+            if not missing:
+                return AdapterChoice(adapter)
+            reasons.append(f"{adapter}: {missing}")
+    return AdapterChoice(None, "; ".join(reasons))
+
+
+def _missing_for_any() -> str:
+    try:
+        os.close(os.open(_DEVICE, os.O_RDWR | os.O_CLOEXEC))
+    except OSError as error:
+        return f"{_DEVICE} cannot be opened ({error.strerror}): load the kernel module fuse"
+    if not syscalls.has_descriptor_calls():
+        return "the kernel (5.12 and newer) or the right to mount (CAP_SYS_ADMIN) is missing"
+    return ""
+
+
+def _missing_for_passthrough() -> str:
+    release = os.uname().release
+    numbers = re.match(r"(\d+)\.(\d+)", release)
+    if numbers is None or (int(numbers[1]), int(numbers[2])) < _NEEDED:
+        return f"kernel {release} is older than {_NEEDED[0]}.{_NEEDED[1]}"
+    return ""
+
+
+def _missing_for_pyfuse3() -> str:
+    return "" if importlib.util.find_spec("pyfuse3") else "the Python package pyfuse3 is not installed"

@@ -1,0 +1,137 @@
+"""What the driver keeps of the views that a holder has for it, and the holder that a driver starts itself.
+
+Used by `daemons`.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import logging
+import os
+import queue
+import select
+import subprocess
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from modelcsi.mount import wire
+
+logger = logging.getLogger(__name__)
+
+_BEGIN_SECONDS = 10.0
+"""For a new holder to listen; it takes 0.1 s on an idle machine."""
+
+
+@dataclass(frozen=True, slots=True)
+class Held:
+    """A lazy view that is served."""
+
+    view: str
+    adapter: str
+    device: str
+    """`major:minor` of its mounts."""
+    secret: bytes | None = field(repr=False)
+    """None if driver and holder died together: then the view's credentials are known to nobody, until it is renewed."""
+
+
+@dataclass(frozen=True, slots=True)
+class ServerStatus:
+    """A server's process."""
+
+    pid: int
+    adapter: str
+    role: str
+    """`starting`, `standby`, `active`, or how a process is called that is being replaced."""
+    views: int
+
+
+@dataclass(slots=True)
+class Parked:
+    """A view, and our copies of what the holder has of it."""
+
+    held: Held
+    fuse_fd: int | None
+
+    def close(self) -> None:
+        """Close our copy."""
+        if self.fuse_fd is not None:
+            os.close(self.fuse_fd)
+
+
+@dataclass(slots=True)
+class Task:
+    """Work for the thread; it is done once there is a holder."""
+
+    message: wire.Hold | wire.Release
+    descriptors: list[int]
+    done: queue.SimpleQueue[str]
+    """Gets the error, empty when there is none."""
+    is_cancelled: bool = False
+
+    def close(self) -> None:
+        """Close what was to be sent."""
+        while self.descriptors:
+            os.close(self.descriptors.pop())
+
+
+class OwnHolder:
+    """The process that this driver starts, if it is the driver's to start one. Used by one thread."""
+
+    def __init__(self, command: Sequence[str] | None) -> None:
+        self._command = command
+        self._process: subprocess.Popen[bytes] | None = None
+        self._since = 0.0
+
+    @property
+    def is_ours_to_start(self) -> bool:
+        """Whether there is a command."""
+        return self._command is not None
+
+    def ensure(self) -> None:
+        """Start it unless it runs; one that does not come to listen is killed, and started at the next call."""
+        if self._command is None or self._is_running():
+            return
+        try:
+            self._process = subprocess.Popen(self._command, stdin=subprocess.DEVNULL, start_new_session=True)
+        except OSError as error:
+            logger.error("cannot start the FUSE holder: %s", error)  # noqa: TRY400 - expected
+        else:
+            self._since = time.monotonic()
+            logger.info("the FUSE holder is started: process %d", self._process.pid)
+
+    def _is_running(self) -> bool:
+        if self._process is None:
+            return False
+        status = self._process.poll()
+        if status is None and time.monotonic() - self._since > _BEGIN_SECONDS:
+            logger.warning("the FUSE holder %d does not listen: it is killed", self._process.pid)
+            self._process.kill()
+            status = self._process.wait()
+        if status is not None:
+            logger.warning("the FUSE holder %d ended with status %d", self._process.pid, status)
+            self._process = None
+        return self._process is not None
+
+
+def has_ended(fuse_fd: int) -> bool:
+    """Whether the connection of a /dev/fuse descriptor has ended, or never began; asks the kernel only."""
+    poll = select.poll()
+    poll.register(fuse_fd, 0)
+    return bool(poll.poll(0))
+
+
+def are_served(path: Path) -> bool:
+    """Whether any server lives: each has a shared lock."""
+    try:
+        descriptor = os.open(path, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW)
+    except FileNotFoundError:
+        return False
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    finally:
+        os.close(descriptor)
+    return False
