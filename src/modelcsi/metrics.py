@@ -48,6 +48,10 @@ class Gauge(enum.Enum):
     CACHE_BYTES = "model_csi_node_cache_size_in_bytes"
     CACHE_ARTIFACTS = "model_csi_cache_artifacts"
     PULLS_IN_FLIGHT = "model_csi_pulls_in_flight"
+    LAZY_VIEWS = "model_csi_lazy_views"
+    LAZY_VIEWS_FILLING = "model_csi_lazy_views_filling"
+    LAZY_VIEWS_TROUBLED = "model_csi_lazy_views_troubled"
+    FUSE_SERVERS = "model_csi_fuse_servers"
 
 
 class MountType(enum.Enum):
@@ -75,6 +79,10 @@ _GAUGE_TEXTS = {
     Gauge.CACHE_BYTES: "Bytes of content on the node",
     Gauge.CACHE_ARTIFACTS: "Artifacts whose content is on the node",
     Gauge.PULLS_IN_FLIGHT: "Artifacts being pulled",
+    Gauge.LAZY_VIEWS: "Views that were mounted before they were complete",
+    Gauge.LAZY_VIEWS_FILLING: "Those that are not complete yet",
+    Gauge.LAZY_VIEWS_TROUBLED: "Those of which something cannot be read, or was wrong and is fetched again",
+    Gauge.FUSE_SERVERS: "FUSE servers that serve views and reach this driver",
 }
 
 
@@ -115,6 +123,16 @@ class Metrics:
         self._reused = self._counter("reused_bytes", "Bytes of blobs that were wanted and already on the node")
         self._evictions = self._counter("cache_evictions", "Artifacts removed to make room")
         self._evicted = self._counter("cache_evicted_bytes", "Bytes removed to make room")
+        self._waits = Histogram(
+            "model_csi_lazy_wait_seconds",
+            "Time that FUSE servers waited for bytes, or for a file to be complete",
+            ("outcome",),
+            buckets=_FINE_BUCKETS,
+            registry=self.registry,
+        )
+        self._damages = self._counter(
+            "lazy_damages", "Blobs of which wrong bytes could be read before they were verified"
+        )
         self._requests = self._counter("registry_requests", "Requests to registries, by class of answer", "status")
         self.registry.register(_Callback(self._read_gauges))
         self.registry.register(_Callback(self._read_publications))
@@ -155,6 +173,14 @@ class Metrics:
         """Count what the collector removed."""
         self._evictions.inc(artifacts)
         self._evicted.inc(size_bytes)
+
+    def lazy_waited(self, seconds: float, error: BaseException | None = None) -> None:
+        """Count bytes of a lazy view that somebody waited for: they are here, or cannot be had."""
+        self._waits.labels("failed" if error else "done").observe(seconds)
+
+    def lazy_damaged(self) -> None:
+        """Count a blob that was read before it was verified, and did not match."""
+        self._damages.inc()
 
     def registry_request(self, status: int | None) -> None:
         """Count a request by the HTTP status of its answer; None if there was none."""

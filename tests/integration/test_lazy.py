@@ -77,7 +77,10 @@ def _read_all(descriptor: int, size: int) -> None:
 def test_pods_start_before_the_download_ends(
     driver: Driver, registry: FakeRegistry, wire: Wire, packed: Format
 ) -> None:
-    """A lazy volume is mounted as soon as its files are known, and a read waits only for the bytes it needs."""
+    """A lazy volume is mounted as soon as its files are known, and a read waits only for the bytes it needs.
+
+    What is read of a file of a lazy volume before the file is complete was received from the registry, and is not verified.
+    """
     model = push(registry.content, f"lazy/{packed.name.lower()}", random_files(packed, 20 * MIB, 30 * MIB), packed)
     wire.bytes_per_second = _RATE
     volume = lazily(model, wire, f"early-{packed.name}")
@@ -169,7 +172,10 @@ def test_pods_share_one_lazy_view(driver: Driver, registry: FakeRegistry, wire: 
 
 
 def test_nothing_is_left_of_a_lazy_volume(make_driver: MakeDriver, registry: FakeRegistry, wire: Wire) -> None:
-    """Unpublished in mid-fill, with a reader that waits: he gets an error, the download stops, and the processes end."""
+    """A lazy volume can be unpublished whatever state its server is in, and whoever reads then gets an error.
+
+    In mid-fill: the download stops, and the processes end.
+    """
     driver = make_driver()
     model = push(registry.content, "lazy/gone", random_files("gone", 64 * MIB))
     wire.bytes_per_second = MIB
@@ -191,7 +197,10 @@ def test_nothing_is_left_of_a_lazy_volume(make_driver: MakeDriver, registry: Fak
 
 
 def test_a_driver_that_is_killed_is_not_noticed(make_driver: MakeDriver, registry: FakeRegistry, wire: Wire) -> None:
-    """What is here is read without it; what is not comes as soon as the next one runs; nothing is fetched twice."""
+    """A driver that ends, is killed or replaced is not noticed by those who read what is here; other reads wait for the next one.
+
+    Nothing is fetched twice.
+    """
     driver = make_driver()
     model = push(registry.content, "lazy/killed", random_files("killed", 24 * MIB))
     data = model.files["model-00000.safetensors"]
@@ -219,7 +228,7 @@ def test_a_driver_that_is_killed_is_not_noticed(make_driver: MakeDriver, registr
 
 
 def test_a_registry_that_is_away_for_a_while(driver: Driver, registry: FakeRegistry, wire: Wire) -> None:
-    """Reads wait, and go on."""
+    """While a registry is away, reads of a lazy volume wait, and go on when it is back."""
     model = push(registry.content, "lazy/away", random_files("away", 16 * MIB))
     wire.bytes_per_second = _RATE
     volume = lazily(model, wire, "away")
@@ -253,7 +262,10 @@ def test_waiting_has_an_end(make_driver: MakeDriver, registry: FakeRegistry, wir
 
 
 def test_a_blob_that_is_gone(driver: Driver, registry: FakeRegistry, wire: Wire) -> None:
-    """EIO for what is not here, the volume is abnormal; what is verified is read on; and it heals when the blob is back."""
+    """Of a blob that the registry has no more, reads fail with EIO and the volume is abnormal, until the blob is back.
+
+    A file that is complete stays readable whatever becomes of the registry, the driver and the other files.
+    """
     model = push(registry.content, "lazy/blobgone", random_files("blobgone", MIB, 16 * MIB))
     blobs = registry.content.blobs["lazy/blobgone"]
     missing = next(str(digest) for digest in model.layers if len(blobs[str(digest)]) == 16 * MIB)
@@ -275,7 +287,9 @@ def test_a_blob_that_is_gone(driver: Driver, registry: FakeRegistry, wire: Wire)
 
 
 def test_a_blob_that_is_damaged(driver: Driver, registry: FakeRegistry, wire: Wire) -> None:
-    """What was read of it is worth nothing: EIO for who has it open, until the right bytes are here for those who open it."""
+    """Bytes that turn out wrong end with EIO for whoever has the file open; it can be opened again, and is read when the right
+    ones are here.
+    """
     model = push(registry.content, "lazy/damaged", random_files("damaged", 8 * MIB))
     wire.bytes_per_second = _RATE
     weights = str(model.layers[0])
@@ -318,7 +332,10 @@ def test_verified_before_it_is_opened(make_driver: MakeDriver, registry: FakeReg
 def test_what_cannot_be_read_early_is_waited_for(
     driver: Driver, registry: FakeRegistry, wire: Wire, packed: Format
 ) -> None:
-    """A compressed tar has to be here before its files are known; the volume shows them all the same."""
+    """A model whose files cannot be known early is mounted when they are, and an Event says so.
+
+    A compressed tar has to be here for that.
+    """
     model = push(registry.content, f"lazy/{packed.name.lower()}", random_files(packed, 2 * MIB), packed)
     volume = lazily(model, wire, f"late-{packed.name}")
 
@@ -327,7 +344,9 @@ def test_what_cannot_be_read_early_is_waited_for(
 
 
 def test_a_stuck_server_is_replaced(make_driver: MakeDriver, registry: FakeRegistry, wire: Wire) -> None:
-    """Readers go on, and the volume can be unpublished meanwhile."""
+    """A FUSE server that is killed or stuck is replaced, and nobody who reads gets an error; with `pyfuse3` its mounts end with
+    errors.
+    """
     driver = make_driver()
     model = push(registry.content, "lazy/stuck", random_files("stuck", 32 * MIB))
     wire.bytes_per_second = 4 * _RATE

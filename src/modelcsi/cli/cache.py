@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
@@ -77,11 +77,23 @@ def run_status(options: argparse.Namespace) -> int:
         if rows
         else "no volumes are published"
     )
+    _print_lazy(status.get("lazy") or {})
     for failure in status["failures"]:
         since = format_seconds(time.time() - failure["last_at"])
         who = failure["pod"] or failure["target"]
         print(f"failed {since} ago, {failure['attempts']} times: {who}\n  {failure['reference']}: {failure['error']}")
     return DONE
+
+
+def _print_lazy(lazy: Mapping[str, Any]) -> None:
+    """Views that were mounted before they were complete, while that matters."""
+    for view in lazy.get("views", ()):
+        if view["trouble"] or not view["is_complete"] or not view["is_served"]:
+            percent = "waiting" if view["percent"] is None else f"{view['percent']}%"
+            served = "" if view["is_served"] else ", its FUSE server has ended"
+            print(f"lazy {view['reference']}: {percent}{served}")
+            if view["trouble"]:
+                print(f"  {view['trouble']}")
 
 
 def run_cache(options: argparse.Namespace) -> int:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import sys
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -11,9 +10,10 @@ from typing import Any
 
 from modelcsi.config.model import Config
 from modelcsi.metrics import Gauge, Metrics
-from modelcsi.mount.daemons import Daemons, HolderCommand
+from modelcsi.mount.daemons import Daemons
 from modelcsi.mount.lazymounter import LazyMounter
 from modelcsi.mount.mounter import Mounter
+from modelcsi.mount.servers import program
 from modelcsi.pull.puller import Puller
 from modelcsi.store.store import Store
 from modelcsi.view.exchange import Exchange
@@ -94,6 +94,5 @@ class Lazy:
                 return
 
 
-def _holder_command(config_file: Path) -> HolderCommand:
-    program = (sys.executable, "-m", "modelcsi.cli.main")
-    return HolderCommand((*program, "fuse", "--config", str(config_file), "--until-idle"))
+def _holder_command(config_file: Path) -> list[str]:
+    return [*program(), "fuse", "--config", str(config_file.absolute()), "--until-idle"]

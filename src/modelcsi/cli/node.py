@@ -16,6 +16,7 @@ from modelcsi.api.dynamic import DynamicServers
 from modelcsi.api.metrics_server import MetricsServer
 from modelcsi.cli.build import RegistrySettings, registry_of
 from modelcsi.cli.cluster import Cluster
+from modelcsi.cli.lazy import Lazy
 from modelcsi.cli.signals import EndSignal
 from modelcsi.config.environment import node_name
 from modelcsi.config.model import Config, RegistryConfig
@@ -62,7 +63,7 @@ def run_node(config_file: Path, log_level: str | None) -> int:
     source = ConfigSource(config_file)
     setup_logging(log_level or source.current.log_level, json=not sys.stderr.isatty())
     end = EndSignal()
-    driver = NodeDriver(source, log_level)
+    driver = NodeDriver(source, config_file, log_level)
     driver.start()
     end.wait()
     driver.stop()
@@ -74,7 +75,7 @@ def run_node(config_file: Path, log_level: str | None) -> int:
 class NodeDriver:
     """Every object of the driver, built once."""
 
-    def __init__(self, source: ConfigSource, log_level: str | None) -> None:
+    def __init__(self, source: ConfigSource, config_file: Path, log_level: str | None) -> None:
         config = source.current
         self._source = source
         self._log_level = log_level
@@ -106,6 +107,10 @@ class NodeDriver:
             pods=self._cluster.pods,
             dynamic=self._dynamic,
         )
+        self._lazy = Lazy(config, config_file, lambda: source.current.fuse.read_ahead_kb, mounter)
+        self._volumes.lazy = self._lazy.volumes_of(
+            self._store, self._puller, self._volumes.announcements, self._metrics
+        )
         self._registration = _registration_of(config)
         self._inventory = Inventory(
             *(self._store, self._puller, self._volumes.failures, self._dynamic.rows), driver=self._state
@@ -131,7 +136,9 @@ class NodeDriver:
 
     def start(self) -> None:
         """Repair what the last process left, then serve. Returns when the driver is ready."""
+        self._lazy.connect()
         self._volumes.restore()
+        self._lazy.start()
         self._watch_gauges()
         self._cluster.start()
         self._source.subscribe(self._reconfigure)
@@ -155,6 +162,7 @@ class NodeDriver:
         self._source.stop()
         self._volumes.shut_down()
         self._csi.stop(_GRACE_SECONDS)
+        self._lazy.stop()
         self._puller.stop(Deadline.after(_STOP_SECONDS))
         self._cluster.stop()
         self._control.stop()
@@ -170,7 +178,7 @@ class NodeDriver:
 
     def _state(self) -> DriverState:
         registration = None if self._registration is None else str(self._registration.state)
-        return DriverState(registration, self._source.rejection)
+        return DriverState(registration, self._source.rejection, self._lazy.status())
 
     def _keep_house(self) -> None:
         while not self._ended.wait(_HOUSEKEEPING_SECONDS):

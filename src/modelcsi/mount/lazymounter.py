@@ -10,7 +10,8 @@ from collections.abc import Callable, Mapping
 
 from modelcsi.errors import MountFailed
 from modelcsi.mount import fusemount
-from modelcsi.mount.daemons import Daemons, choose_adapter
+from modelcsi.mount.adapters import choose_adapter
+from modelcsi.mount.daemons import Daemons
 from modelcsi.mount.mounter import Mounter
 
 _PATH_ONLY = os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
@@ -24,25 +25,25 @@ class LazyMounter:
         self._mounter = mounter
         self._daemons = daemons
         self._read_ahead_kb = read_ahead_kb
-        try:
-            self._adapter, self._why_not = choose_adapter(adapter), ""
-        except MountFailed as error:
-            self._adapter, self._why_not = "", str(error)
+        self._choice = choose_adapter(adapter)
 
     def why_not(self) -> str:
         """Why this node has no lazy mounts; empty if it has."""
-        return self._why_not
+        return self._choice.reason
 
     def attach(self, view: str, target: str, secret: bytes) -> None:
         """Returning normally means that the view is mounted at the target, and that the holder sees to its being served.
 
         Raises what `fusemount.attach` and `Daemons.hold` raise; nothing is mounted then, or RollbackFailed.
         """
+        adapter = self._choice.adapter
+        if adapter is None:
+            raise MountFailed(f"this node has no lazy mounts: {self._choice.reason}")
         connection_fd = fusemount.open_connection()
         try:
             device = fusemount.attach(connection_fd, target, view=view, read_ahead_kb=self._read_ahead_kb())
             try:
-                self._daemons.hold(view, connection_fd, self._adapter, device, secret)
+                self._daemons.hold(view, connection_fd, adapter, device, secret)
             except BaseException:
                 self.unmount(target)
                 raise
@@ -63,7 +64,7 @@ class LazyMounter:
 
     def entrust(self, view: str, secret: bytes) -> None:
         """Have a view's credentials remembered in place of those before."""
-        self._daemons.entrust(view, secret)
+        self._daemons.renew(view, secret)
 
     def is_alive(self, view: str) -> bool:
         """Whether the view's mounts are served, or will be as soon as a server is back."""

@@ -33,7 +33,7 @@ PULL_PROGRESS = "PullProgress"
 
 @dataclass(frozen=True, slots=True)
 class Announcement:
-    """One sentence for the pod's author; `reason` is one of Pulling, PULL_PROGRESS, Pulled, Failed."""
+    """One sentence for the pod's author; docs/operations.md lists the reasons."""
 
     reason: str
     message: str
@@ -61,7 +61,7 @@ class Pull(Protocol):
 
 @dataclass(slots=True)
 class _Waiting:
-    """A publication that is not mounted yet."""
+    """A publication that is not mounted yet, or not complete."""
 
     pod: Pod
     reference: str
@@ -124,6 +124,23 @@ class Announcements:
     def failed(self, owner: str, pod: Pod | None, reference: str, error: ModelCsiError) -> None:
         """The publication ended by a final error."""
         self._forget(owner)
+        self._fail(owner, pod, reference, error)
+
+    def tell_failure(self, owner: str, error: ModelCsiError) -> None:
+        """What the publication waits for ended by an error, and will be tried again."""
+        with self._changed:
+            waiting = self._waiting.get(owner)
+        if waiting is not None:
+            self._fail(owner, waiting.pod, waiting.reference, error)
+
+    def tell(self, owner: str, reason: str, text: str, *, is_warning: bool = False) -> None:
+        """Something else that the pod of a publication which is not complete should know."""
+        with self._changed:
+            waiting = self._waiting.get(owner)
+        if waiting is not None:
+            self._say(waiting.pod, reason, text, is_warning=is_warning)
+
+    def _fail(self, owner: str, pod: Pod | None, reference: str, error: ModelCsiError) -> None:
         if self._announcer is None or pod is None:
             return
         text = str(error) if reference in error.message else f"{reference}: {error}"

@@ -24,6 +24,8 @@ class DriverState:
     """What kubelet knows of it; None where it does not register itself."""
     configuration: str | None = None
     """Why the configuration file is not in force; None when it is."""
+    lazy: Mapping[str, Any] | None = None
+    """Lazy volumes, and the processes that serve them."""
 
 
 class Inventory:

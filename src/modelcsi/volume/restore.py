@@ -13,11 +13,11 @@ import logging
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
+from typing import Protocol
 
 from modelcsi.artifact.selection import Selection
 from modelcsi.artifact.tree import wanted_layers
 from modelcsi.errors import InvalidRequest, NotFound, UnsupportedArtifact
-from modelcsi.mount.table import Mount
 from modelcsi.oci.digest import Digest
 from modelcsi.oci.manifest import Index, parse_manifest
 from modelcsi.oci.reference import Reference
@@ -33,16 +33,26 @@ _VIEW_ROOT = re.compile(r"/views/([0-9a-f]{64})$")
 _RECOVERY = "recovery"
 
 
-def restore(store: Store, mounts: Mounts) -> list[str]:
+class LazyViews(Protocol):
+    """The lazy views of the node: `lazy.LazyVolumes`."""
+
+    def targets(self) -> Mapping[str, str]:
+        """The view that is mounted at each target."""
+
+    def origin(self, view: str) -> Mapping[str, str] | None:
+        """What it shows."""
+
+
+def restore(store: Store, mounts: Mounts, lazy: LazyViews | None = None) -> list[str]:
     """Repair the rows. Returns the owners of publications left PENDING."""
     _recover_artifacts(store)
     hold_leases(store)
     records = store.records
     rows = {record.target: record for record in records.publications()}
-    for mount, view in _our_mounts(store, mounts):
-        row = rows.pop(mount.mount_point, None)
+    for target, view in _our_mounts(store, mounts, lazy):
+        row = rows.pop(target, None)
         if row is None:
-            row = _adopted(store, mount, view)
+            row = _adopted(store, target, view, lazy)
             logger.warning("adopted %s at %s, which no record knew", row.reference, row.target)
         if row.state != MOUNTED or row.view != view:
             records.put_publication(replace(row, state=MOUNTED, view=view))
@@ -53,24 +63,27 @@ def restore(store: Store, mounts: Mounts) -> list[str]:
     return [row.owner for row in rows.values()]
 
 
-def view_at(store: Store, mounts: Mounts, target: str) -> str | None:
+def view_at(store: Store, mounts: Mounts, lazy: LazyViews | None, target: str) -> str | None:
     """The view that is mounted at a target, whatever is recorded."""
-    return next((view for mount, view in _our_mounts(store, mounts) if mount.mount_point == target), None)
+    return next((view for shown, view in _our_mounts(store, mounts, lazy) if shown == target), None)
 
 
-def _our_mounts(store: Store, mounts: Mounts) -> Iterator[tuple[Mount, str]]:
-    """The mounts of views, each target once; the last look rules out another store's view of the same name."""
+def _our_mounts(store: Store, mounts: Mounts, lazy: LazyViews | None) -> Iterator[tuple[str, str]]:
+    """The targets of views, each once; the last look rules out another store's view of the same name."""
+    if lazy is not None:
+        yield from lazy.targets().items()
     for mount in {mount.mount_point: mount for mount in mounts.table()}.values():
         match = _VIEW_ROOT.search(mount.root)
         path = store.views.path(match[1]) if match is not None else None
         if path is not None and mounts.shows(mount.mount_point, path):
-            yield mount, path.name
+            yield mount.mount_point, path.name
 
 
-def _adopted(store: Store, mount: Mount, view: str) -> PublicationRecord:
-    origin = store.views.record(view) or {}
+def _adopted(store: Store, target: str, view: str, lazy: LazyViews | None) -> PublicationRecord:
+    lazily = None if lazy is None else lazy.origin(view)
+    origin = lazily or store.views.record(view) or {}
     record = PublicationRecord(
-        *("", mount.mount_point, "", str(origin.get("reference", "an unknown model")), PENDING),
+        *("", target, "", str(origin.get("reference", "an unknown model")), PENDING),
         manifest=str(origin.get("manifest", "")),
         view=view,
     )

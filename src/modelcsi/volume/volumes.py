@@ -17,7 +17,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -26,9 +26,10 @@ from modelcsi.artifact.layouts import FILES
 from modelcsi.deadline import Deadline
 from modelcsi.errors import AlreadyPublished, FinalError, NotFound, OperationPending, StoreFull, TransientError
 from modelcsi.oci.digest import Digest
+from modelcsi.pull.job import PullJob
 from modelcsi.pull.patience import Patience
-from modelcsi.pull.puller import PulledView, Puller
-from modelcsi.pull.resolve import Wish
+from modelcsi.pull.puller import Puller
+from modelcsi.pull.resolve import Resolved, Wish
 from modelcsi.registry.caller import Caller
 from modelcsi.store.durable import open_directory
 from modelcsi.store.records import MOUNTED, PENDING, PublicationRecord
@@ -37,10 +38,11 @@ from modelcsi.volume.announcements import Announcements, Announcer
 from modelcsi.volume.departures import Departures, PodWatch
 from modelcsi.volume.dynamic import DynamicVolumes
 from modelcsi.volume.failures import Failures
+from modelcsi.volume.lazy import LazyVolumes
 from modelcsi.volume.mounts import Mounts
 from modelcsi.volume.restore import restore, view_at
 from modelcsi.volume.slots import PublishSlots
-from modelcsi.volume.spec import DynamicSpec, VolumeId, VolumeSpec, missing_model
+from modelcsi.volume.spec import DynamicSpec, MountMode, VolumeId, VolumeSpec, missing_model
 from modelcsi.volume.upstream import remove_upstream_copy, shows_upstream_copy
 
 logger = logging.getLogger(__name__)
@@ -95,7 +97,9 @@ class Volumes:
     ) -> None:
         """`dynamic`: the volumes without a model; None where there are none."""
         self._store = store
-        self._announcements = Announcements(pods.announcer)
+        self.announcements = Announcements(pods.announcer)
+        self.lazy: LazyVolumes | None = None
+        """The volumes that are mounted before they are complete; set before `restore`, None where there are none."""
         self._departures = Departures(pods.watch)
         self.failures = Failures()
         self._puller = puller
@@ -134,7 +138,7 @@ class Volumes:
             )
             self._see(record.owner)
             self._store.records.put_publication(record)
-            self._announcements.begins(record.owner, spec.pod, record.reference)
+            self.announcements.begins(record.owner, spec.pod, record.reference)
             try:
                 self._publish(spec, record, patience)
             except TransientError as error:
@@ -142,7 +146,7 @@ class Volumes:
                 raise
             except FinalError as error:
                 self._forget(record)
-                self._announcements.failed(record.owner, spec.pod, record.reference, error)
+                self.announcements.failed(record.owner, spec.pod, record.reference, error)
                 self.failures.failed(record.target, spec.pod, record.reference, error)
                 raise
             except Exception:  # an undo block: to kubelet a bug is a final answer, too
@@ -165,7 +169,8 @@ class Volumes:
             if self._dynamic is not None and self._dynamic.is_other(volume_id, target):
                 logger.warning("%s shows another dynamic volume than %s: left alone", target, volume_id)
                 return
-            self._mounts.unmount(target)
+            if self.lazy is None or not self.lazy.unmount(target):
+                self._mounts.unmount(target)
             if self._dynamic is not None:
                 self._dynamic.unpublish(volume_id, target)
             self.failures.mended(target)
@@ -187,17 +192,20 @@ class Volumes:
         record = next((item for item in records if item.volume_id in ("", volume_id) and item.state == MOUNTED), None)
         if record is None:
             raise NotFound(f"volume {volume_id} is not published at {path}")
-        origin = self._store.views.record(record.view) or {}
+        origin = self._origin(record.view)
         size, files = int(origin.get("size_bytes", 0)), int(origin.get("files", 0))
-        is_shown = self._shows(path, record.view)
-        message = (
-            f"{record.reference} is mounted" if is_shown else f"{record.reference} is not mounted at {path} any more"
-        )
-        return VolumeStats(size, size, 0, files, files, 0, not is_shown, message)
+        trouble = f"is not mounted at {path} any more"
+        if self._shows(path, record.view):
+            error = None if self.lazy is None else self.lazy.trouble(record.view)
+            trouble = "" if error is None else f"cannot be read in full: {error}"
+        message = f"{record.reference} {trouble or 'is mounted'}"
+        return VolumeStats(size, size, 0, files, files, 0, bool(trouble), message)
 
     def restore(self) -> None:
         """Bring rows and mounts together after a start, however the last process ended; before the first publish."""
-        for owner in restore(self._store, self._mounts):
+        if self.lazy is not None:
+            self.lazy.restore()
+        for owner in restore(self._store, self._mounts, self.lazy):
             self._see(owner)
         if self._dynamic is not None:
             self._dynamic.restore()
@@ -223,7 +231,7 @@ class Volumes:
                     continue  # its caller has just come back
 
     def _give_up(self, record: PublicationRecord) -> None:
-        view = view_at(self._store, self._mounts, record.target)
+        view = view_at(self._store, self._mounts, self.lazy, record.target)
         if view is not None:  # mounted, and the record could not be written (a full disk)
             self._store.records.put_publication(replace(record, state=MOUNTED, view=view))
             self._see(record.owner, is_done=True)
@@ -257,15 +265,8 @@ class Volumes:
             if digest != pinned:
                 record = replace(record, manifest=str(digest))
                 self._store.records.put_publication(record)
-            pulled = self._puller.pull(
-                resolved,
-                record.owner,
-                patience,
-                lambda job: self._announcements.pulls(record.owner, job, resolved.repository.source),
-            )
-        self._mount(pulled, spec.target)
-        self._store.records.put_publication(replace(record, state=MOUNTED, view=pulled.view))
-        self._announcements.mounted(record.owner, digest)
+            view = self._mount(spec, resolved, record, patience)
+        self._store.records.put_publication(replace(record, state=MOUNTED, view=view))
         self.failures.mended(spec.target)
         logger.info("published %s (%s) at %s", spec.reference, digest, spec.target)
 
@@ -289,9 +290,21 @@ class Volumes:
         except StoreFull:  # what is mounted stays mounted; only the order of eviction does not learn of this
             logger.debug("the use of %s could not be recorded: the disk is full", record.reference)
 
-    def _mount(self, pulled: PulledView, target: str) -> None:
+    def _mount(self, spec: VolumeSpec, resolved: Resolved, record: PublicationRecord, patience: Patience) -> str:
+        """Mount what was resolved; returns the view that is shown."""
+
+        def joined(job: PullJob) -> None:
+            self.announcements.pulls(record.owner, job, resolved.repository.source)
+
+        if self.lazy is not None:
+            self.lazy.make_way(record.target)
+            if spec.mount_mode is MountMode.LAZY and (view := self.lazy.publish(resolved, record, patience, joined)):
+                return view
+        pulled = self._puller.pull(resolved, record.owner, patience, joined)
         with open_directory(pulled.path) as source_fd:
-            self._mounts.bind_read_only(source_fd, target)
+            self._mounts.bind_read_only(source_fd, record.target)
+        self.announcements.mounted(record.owner, resolved.artifact.digest)
+        return pulled.view
 
     def _known(self, spec: VolumeSpec) -> PublicationRecord | None:
         """What is recorded of this publication; completes a row that was made from the mount table."""
@@ -301,7 +314,7 @@ class Volumes:
             if record.state != MOUNTED or not self._shows(record.target, record.view):
                 self._forget(record)
                 continue
-            origin = self._store.views.record(record.view) or {}
+            origin = self._origin(record.view)
             shows = (origin.get("selection"), origin.get("layout", FILES))
             if record.volume_id or shows != (spec.selection.key(), spec.layout.key):
                 raise AlreadyPublished(
@@ -316,13 +329,22 @@ class Volumes:
             return completed
         return None
 
+    def _origin(self, view: str) -> Mapping[str, str]:
+        """What a view shows, lazy or not; empty when nobody knows."""
+        lazily = None if self.lazy is None else self.lazy.origin(view)
+        return lazily or self._store.views.record(view) or {}
+
     def _shows(self, target: str, view: str) -> bool:
+        if self.lazy is not None and self.lazy.is_lazy(view):
+            return self.lazy.shows(target, view)
         path = self._store.views.path(view) if view else None
         return path is not None and self._mounts.shows(target, path)
 
     def _forget(self, record: PublicationRecord) -> None:
         self._puller.leave(record.owner)
-        self._announcements.left(record.owner)
+        self.announcements.left(record.owner)
+        if self.lazy is not None:
+            self.lazy.left(record.target)
         self._store.records.remove_publication(record.volume_id, record.target)
         self._see(record.owner, is_done=True)
 
