@@ -74,13 +74,14 @@ class EpollLoop:
         self.watch(read_end, self.stop)
 
     def run(self) -> None:
-        """Call whoever is ready, until stopped."""
+        """Call whoever is ready, until stopped. May be called again."""
         while not self._is_stopped:
             for fd, _ in self._epoll.poll(self._timeout(), _MAX_EVENTS):
                 ready = self._ready.get(fd)
                 if ready is not None:  # else unwatched by a call before it
                     ready()
             self._run_timers()
+        self._is_stopped = False
 
     def _timeout(self) -> float | None:
         while self._timers and self._timers[0][2].call is None:
