@@ -42,7 +42,7 @@ def _step(
     mount: Path,
     content: dict[str, bytes],
     handles: list[tuple[str, int]],
-    report: dict[str, int],
+    counter: Counter[str],
 ) -> None:
     """Open or close something now and then, look at names, and read a range in one of three ways."""
     if len(handles) < 6 or choose.random() < 0.1:
