@@ -8,6 +8,7 @@ import select
 import socket
 import threading
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Self
@@ -56,14 +57,14 @@ class LazyStore:
         self, root: Path, files: Sequence[LazyFile], others: Sequence[PlannedEntry] = (), view: str = VIEW
     ) -> None:
         self.layout = StoreLayout(root)
-        for directory in (*self.layout.directories(), self.layout.lazy_views, self.layout.lazy_view(view)):
+        files_of_view = self.layout.lazy_view(view)
+        for directory in (*self.layout.directories(), files_of_view.directory):
             directory.mkdir(exist_ok=True)
         self.view = view
         head = {"view": view, "reference": "r", "manifest": "m", "host": HOST}
         self.plan: ViewPlan = plan_of(head, [*(file.entry() for file in files), *others])
-        directory = self.layout.lazy_view(view)
-        write_plan(self.plan, directory / "plan")
-        self.fill = FillMap(directory / "fill", len(self.plan.entries), is_writer=True)
+        write_plan(self.plan, files_of_view.plan)
+        self.fill = FillMap(files_of_view.fill, len(self.plan.entries), is_writer=True)
         self.files = {file.path: file for file in files}
         self.numbers = {planned.entry.path: number for number, planned in enumerate(self.plan.entries)}
         self._maps: dict[str, tuple[int, ChunkMap]] = {}
@@ -157,7 +158,7 @@ class LazyDriver:
             for key, (connection, want) in tuple(self._wants.items()):
                 if self._is_here(want):
                     del self._wants[key]
-                    connection.send(encode(Here(want.id)))
+                    _tell(connection, Here(want.id))
 
     def serve_from_now(self) -> None:
         """Have what is wanted arrive at once."""
@@ -171,13 +172,13 @@ class LazyDriver:
         """Answer all wants so."""
         with self._lock:
             for connection, want in self._wants.values():
-                connection.send(encode(Failed(want.id, errno, "as the test says")))
+                _tell(connection, Failed(want.id, errno, "as the test says"))
             self._wants.clear()
 
     def tell_changed(self, view: str, *files: int) -> None:
         """To every server."""
         for connection in self._connections.values():
-            connection.send(encode(Changed(view, files)))
+            _tell(connection, Changed(view, files))
 
     def wants(self) -> list[Want]:
         """Those not answered yet."""
@@ -234,7 +235,7 @@ class LazyDriver:
                 if self.serves:
                     self._fetch(message)
                 if self._is_here(message):
-                    connection.send(encode(Here(message.id)))
+                    _tell(connection, Here(message.id))
                 else:
                     self._wants[connection.fileno(), message.id] = (connection, message)
 
@@ -259,3 +260,8 @@ class LazyDriver:
         path = store.plan.entries[want.file].entry.path
         runs = store._maps[path][1].runs()
         return all(present for start, end, present in runs if start < want.end and end > want.start)
+
+
+def _tell(connection: socket.socket, message: Packet) -> None:
+    with suppress(ConnectionError):  # a server that was killed
+        connection.send(encode(message))

@@ -11,16 +11,18 @@ stored: at whichever store the process ends, the next one finds that the change 
 and the kernel had no answer, the kernel sends the request again (NOTIFY_RESEND) and the journal still names it; one request is
 enough, since each is answered before the next is begun. A count that is too high, of a reader that was killed between two
 servers, costs speed; too low would cost EIO.
+
+The file has one owner: who opens it last. A server that was stopped, replaced and woken finds at its next step that it is none.
 """
 
 from __future__ import annotations
 
-import fcntl
 import mmap
 import os
 import sys
 from pathlib import Path
 from struct import Struct
+from typing import Literal
 
 from modelcsi.fuse.abi import RESENT
 
@@ -29,44 +31,33 @@ _HEADER = Struct("=8sQ")  # magic, number of files
 _JOURNAL = Struct("=QII")  # unique, file, count
 _VALID_AT = 16
 _JOURNAL_AT = 24
+_OWNER_AT = 40
 _TABLES_AT = 64
-_COUNTS_BYTES, _EPOCHS_BYTES = 4, 2
+_COUNT_BYTES, _EPOCH_BYTES = 4, 2
+
+
+class Superseded(Exception):
+    """Another process serves the view."""
 
 
 class Opens:
-    """One view's open files. The process that has it is the only one (a lock that ends with it)."""
+    """One view's open files."""
 
     def __init__(self, path: Path, files: int) -> None:
-        """Raises BlockingIOError while another process has it, OSError."""
-        self._fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
-        try:
-            fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            header = _HEADER.pack(_MAGIC, files)
-            even = files + files % 2
-            length = _TABLES_AT + 2 * _COUNTS_BYTES * even + 2 * _EPOCHS_BYTES * even
-            is_known = os.fstat(self._fd).st_size == length and os.pread(self._fd, len(header), 0) == header
-            if not is_known:
-                os.ftruncate(self._fd, 0)
-                os.ftruncate(self._fd, length)
-            self._map = mmap.mmap(self._fd, length)
-        except BaseException:
-            os.close(self._fd)
-            raise
-        tables = memoryview(self._map)[_TABLES_AT:]
-        counts, backings, epochs = tables[: 4 * even], tables[4 * even : 8 * even], tables[8 * even :]
+        """Take it over from whoever had it. Raises OSError."""
+        header = _HEADER.pack(_MAGIC, files)
+        even = files + files % 2
+        self._map, is_known = _map(path, header, _TABLES_AT + 2 * even * (_COUNT_BYTES + _EPOCH_BYTES))
+        self._all = memoryview(self._map)
+        self._views = [self._all]
         # Stores through a memoryview of native items are one machine instruction; struct's are a loop over bytes.
-        self._counts, self._backings = counts.cast("I"), backings.cast("I")
-        self._backing_epochs, self._settled = epochs[: 2 * even].cast("H"), epochs[2 * even :].cast("H")
-        self._views = (
-            tables,
-            counts,
-            backings,
-            epochs,
-            self._counts,
-            self._backings,
-            self._backing_epochs,
-            self._settled,
-        )
+        self._owner = self._table(_OWNER_AT, "Q", 1)
+        self._counts = self._table(_TABLES_AT, "I", even)
+        self._backings = self._table(_TABLES_AT + _COUNT_BYTES * even, "I", even)
+        epochs_at = _TABLES_AT + 2 * _COUNT_BYTES * even
+        self._backing_epochs = self._table(epochs_at, "H", even)
+        self._settled = self._table(epochs_at + _EPOCH_BYTES * even, "H", even)
+        self._token = self._owner[0] = int.from_bytes(os.urandom(8), sys.byteorder)
         if not is_known:
             self._fill(1)  # a mount that somebody else served before: who knows what is open
             self._map[: len(header)] = header
@@ -74,6 +65,10 @@ class Opens:
             _, file, number = _JOURNAL.unpack_from(self._map, _JOURNAL_AT)
             self._counts[file] = number
         self._backing_count = sum(1 for id in self._backings if id)
+
+    def is_mine(self) -> bool:
+        """Whether this process is still who serves."""
+        return bool(self._owner[0] == self._token)
 
     def begin(self) -> None:
         """The mount is new: nothing is open. Repeatable."""
@@ -93,7 +88,12 @@ class Opens:
         return last & ~RESENT == unique & ~RESENT
 
     def count(self, unique: int, file: int, step: int) -> None:
-        """A handle that reads through the cache came (1) or went (-1), by the request `unique`; once, however often it comes."""
+        """A handle that reads through the cache came (1) or went (-1), by the request `unique`; once, however often it comes.
+
+        Raises Superseded.
+        """
+        if not self.is_mine():
+            raise Superseded
         if self.is_applied(unique):
             return
         number = max(0, self._counts[file] + step)
@@ -133,9 +133,26 @@ class Opens:
         for view in reversed(self._views):
             view.release()
         self._map.close()
-        os.close(self._fd)
+
+    def _table(self, at: int, item: Literal["H", "I", "Q"], count: int) -> memoryview:
+        raw = self._all[at : at + count * Struct(f"={item}").size]
+        table = raw.cast(item)
+        self._views += [raw, table]
+        return table
 
     def _fill(self, number: int) -> None:
-        tables, counts = self._views[0], self._views[1]
-        counts[:] = number.to_bytes(_COUNTS_BYTES, sys.byteorder) * len(self._counts)
-        tables[len(counts) :] = bytes(len(tables) - len(counts))
+        tables = self._all[_TABLES_AT:]
+        counts = number.to_bytes(_COUNT_BYTES, sys.byteorder) * len(self._counts)
+        tables[:] = counts + bytes(len(tables) - len(counts))
+        tables.release()
+
+
+def _map(path: Path, header: bytes, length: int) -> tuple[mmap.mmap, bool]:
+    """The file's mapping, and whether it had this header already."""
+    fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+    try:
+        is_known = os.fstat(fd).st_size == length and os.pread(fd, len(header), 0) == header
+        os.ftruncate(fd, length)  # never to nothing first: who has it mapped would die of SIGBUS
+        return mmap.mmap(fd, length), is_known
+    finally:
+        os.close(fd)

@@ -20,7 +20,7 @@ from typing import NamedTuple
 from modelcsi.fuse import abi, answers
 from modelcsi.fuse.abi import InitFlag, Opcode, OpenFlag
 from modelcsi.fuse.killed import can_tell, is_killed
-from modelcsi.fuse.opens import Opens
+from modelcsi.fuse.opens import Opens, Superseded
 from modelcsi.fuse.stale import forget_pages, stale_files
 from modelcsi.view.loop import Loop, Timer
 from modelcsi.view.view import View
@@ -118,7 +118,7 @@ class Connection:
             Opcode.DESTROY: lambda request: self._reply(request.unique),
         }
         os.set_blocking(fd, False)
-        os.write(fd, abi.NOTIFY_RESEND)
+        self.resend()
         self._loop.watch(fd, self._ready)
         self.changed()  # somebody else may have been told, and killed
 
@@ -126,6 +126,10 @@ class Connection:
     def view(self) -> View:
         """What is served."""
         return self._view
+
+    def resend(self) -> None:
+        """Have the kernel send again what was read and not answered, by whoever. Raises OSError."""
+        os.write(self._fd, abi.NOTIFY_RESEND)
 
     def changed(self) -> None:
         """Files may have a new epoch: who waits with an older handle is told, and then the kernel forgets what it read."""
@@ -137,15 +141,21 @@ class Connection:
     def close(self) -> None:
         """Serve no more: what waits is left to who is given the descriptor next."""
         self._loop.unwatch(self._fd)
-        for waiting, _ in self._waiting.values():
-            self._view.cancel(waiting)
-        self._waiting.clear()
+        self._forget_waiting()
         os.close(self._fd)
         self._opens.close()
         self._view.close()
 
+    def _forget_waiting(self) -> None:
+        for waiting, _ in self._waiting.values():
+            self._view.cancel(waiting)
+        self._waiting.clear()
+
     def _ready(self) -> None:
         for _ in range(_REQUESTS_AT_ONCE):
+            if not self._opens.is_mine():
+                self._retire()
+                return
             try:
                 packet = os.read(self._fd, abi.READ_BUFFER_BYTES)
             except BlockingIOError:
@@ -158,6 +168,12 @@ class Connection:
                 self._end(error)
                 return
             self._handle(packet)
+
+    def _retire(self) -> None:
+        """This process was stopped for so long that another one was put in its place: that one answers, also what we have read."""
+        logger.warning("view %s is served by another process", self._view.id)
+        self._loop.unwatch(self._fd)
+        self._forget_waiting()
 
     def _end(self, error: OSError) -> None:
         self._loop.unwatch(self._fd)
@@ -177,10 +193,12 @@ class Connection:
                 # Of FLUSH, ACCESS, GETXATTR, LISTXATTR, OPENDIR, LSEEK, STATX, POLL and others ENOSYS is what says "never ask
                 # again", and the kernel does the right thing without.
                 self._refuse(unique, errno.ENOSYS)
+        except Superseded:
+            self._retire()
         except LookupError:
             self._refuse(unique, errno.ENOENT)
-        except OSError as error:
-            logger.warning("request %d of view %s: %s", opcode, self._view.id, error)
+        except Exception:  # a bug, or a disk that fails; the other requests of this and other views are to be answered
+            logger.exception("request %d of view %s for node %d", opcode, self._view.id, node)
             self._refuse(unique, errno.EIO)
 
     def _reply(self, unique: int, body: bytes = b"") -> bool:

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Protocol
 
 from modelcsi.packets import MAX_PACKET_BYTES, Packet, UnknownPacket, encode
+from modelcsi.socket_place import SocketPlace
 from modelcsi.view.loop import Loop, Timer
 from modelcsi.view.wire import Ahead, Cancel, Changed, Failed, Hello, Want, read_by_server
 
@@ -25,7 +26,6 @@ _FIRST_BACK_OFF_SECONDS = 0.05
 _LAST_BACK_OFF_SECONDS = 0.5
 """A driver that starts is found this soon: "restart + 1 s" is what a reader of a missing range was promised."""
 _MAX_HINTS_QUEUED = 64
-_MAX_PATH_BYTES = 107  # sockaddr_un
 
 Answered = Callable[[int], None]
 """Told 0, or the errno with which a want failed."""
@@ -73,8 +73,8 @@ class Link:
         self._timer = None
         connection = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC)
         try:
-            with _reachable(self._path) as address:
-                connection.connect(address)
+            with SocketPlace(self._path.parent, self._path.name) as place:
+                connection.connect(place.socket_path)
         except OSError:  # nobody listens, or more than its backlog are waiting
             connection.close()
             self._connect_later()
@@ -173,21 +173,3 @@ class Link:
             self._loop.unwatch(self._socket.fileno())
             self._socket.close()
             self._socket = None
-
-
-class _reachable:  # noqa: N801 - used as a function; contextlib would be imported for it alone
-    """An address of the socket that is short enough, whatever `root_dir` is."""
-
-    def __init__(self, path: Path) -> None:
-        self._path = path
-        self._fd = -1
-
-    def __enter__(self) -> str:
-        if len(os.fsencode(self._path)) <= _MAX_PATH_BYTES:
-            return str(self._path)
-        self._fd = os.open(self._path.parent, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
-        return f"/proc/self/fd/{self._fd}/{self._path.name}"
-
-    def __exit__(self, *_: object) -> None:
-        if self._fd >= 0:
-            os.close(self._fd)
