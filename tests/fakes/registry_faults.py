@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
@@ -30,6 +31,8 @@ class Faults:
     resume: threading.Event = field(default_factory=threading.Event)
     bytes_per_second: int = 0
     """How fast each answer with a blob goes; 0 is as fast as it can."""
+    bytes_per_second_in_all: int = 0
+    """How fast all answers with blobs go together."""
     flip_bit_of: set[str] = field(default_factory=set)
     """Digests of blobs whose middle byte is wrong."""
     resize: dict[str, int] = field(default_factory=dict)
@@ -57,8 +60,17 @@ class Faults:
     token_seconds: int = 300
     """`expires_in` of tokens. They are good until `expire_tokens`, whatever this says."""
 
+    _free_at: float = 0.0
+    """When the line that all answers share has sent what it was given; under the lock."""
     _statuses: list[tuple[str, int, dict[str, str]]] = field(default_factory=list)
     _lock: threading.Lock = field(default_factory=threading.Lock)
+
+    def line_is_busy_for(self, size: int) -> float:
+        """So many bytes are given to the line that all answers share; how long until it has sent them."""
+        now = time.monotonic()
+        with self._lock:
+            self._free_at = max(now, self._free_at) + size / self.bytes_per_second_in_all
+            return self._free_at - now
 
     def fail_next(self, status: int, *, times: int = 1, path: str = "", retry_after: str = "") -> None:
         """Answer the next requests whose path contains `path` with a status."""

@@ -210,6 +210,8 @@ class Handler(BaseHTTPRequestHandler):
             sent += size
             if faults.bytes_per_second:
                 self._registry.closing.wait(size / faults.bytes_per_second)
+            if faults.bytes_per_second_in_all:
+                self._registry.closing.wait(faults.line_is_busy_for(size))
         if faults.chunked:
             self.wfile.write(b"0\r\n\r\n")
 

@@ -7,7 +7,7 @@ import threading
 from collections import defaultdict, deque
 from collections.abc import Hashable, Iterator
 
-from modelcsi.pull.transfer import Stopped
+from modelcsi.pull.streams import Stopped
 
 _LOOK_SECONDS = 0.5
 

@@ -14,6 +14,7 @@ from typing import Protocol
 
 from modelcsi.artifact.layer import Layer
 from modelcsi.oci.digest import Digest
+from modelcsi.pull.order import Urgency
 
 Done = Callable[[Exception | None], None]
 """Told once, by any thread: None when the bytes may be read, else why they will not come."""
@@ -104,6 +105,8 @@ class _LayerDemands:
 
     layer: Layer
     state: _State = _State.WAITING
+    attempt: object = None
+    """To bring the layer in a form that can be read while it arrives."""
     feed: Feed | None = None
     wants: set[Want] = field(default_factory=set)
 
@@ -112,6 +115,8 @@ class Demands:
     """The wants of one job. `wanted` is called, without a lock held, for a layer that somebody wants and that is not open."""
 
     def __init__(self, layers: Iterable[Layer], wanted: Callable[[Layer], None]) -> None:
+        self.urgency = Urgency()
+        """Shared by the transfers of the job's blobs."""
         self._wanted = wanted
         self._telling = threading.RLock()
         """Held around each call of the observer: they come in the order of what they tell. Taken before the others."""
@@ -172,11 +177,20 @@ class Demands:
         if feed is not None:
             feed.hint(start, end)
 
-    def opened(self, layer: Layer, feed: Feed) -> None:
-        """The layer's ingest may be read where it is marked, and `feed` brings what is wanted."""
+    def attempt(self, layer: Layer) -> object:
+        """The layer is about to arrive in a form that can be read: what `opened` wants to see."""
+        token = object()
+        with self._lock:
+            self._layers[layer.digest].attempt = token
+        return token
+
+    def opened(self, layer: Layer, feed: Feed, attempt: object) -> None:
+        """The layer's ingest may be read where it is marked, and `feed` brings what is wanted; unless the attempt has ended."""
         with self._telling:
             with self._lock:
                 found = self._layers[layer.digest]
+                if found.attempt is not attempt:
+                    return
                 found.state, found.feed = _State.OPEN, feed
                 wants = list(found.wants)
             if self._observer is not None:
@@ -196,10 +210,12 @@ class Demands:
             found.wants.difference_update(answered)
         _answer(answered, None)
 
-    def detached(self, layer: Layer) -> None:
-        """The feed of the layer has ended: it is about to be committed, or to be brought again."""
+    def ended(self, layer: Layer, *, is_whole: bool) -> None:
+        """The attempt has ended. What came can still be read; if it is not all, it stays so until another attempt."""
         with self._lock:
-            self._layers[layer.digest].feed = None
+            found = self._layers[layer.digest]
+            found.attempt = None
+            found.feed = found.feed if is_whole else None
 
     def restarted(self, layer: Layer, error: Exception) -> None:
         """What could be read of the layer was wrong, and is about to be removed. Nothing is told of one that was not open."""

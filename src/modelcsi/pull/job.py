@@ -24,13 +24,14 @@ from modelcsi.artifact.tree import FileTree, build_tree, wanted_layers
 from modelcsi.errors import ModelCsiError, PullPending, TransientError, UnsupportedArtifact
 from modelcsi.oci.digest import Digest
 from modelcsi.pull.demands import Demands, Done, FillObserver, Want
+from modelcsi.pull.filling import LayerWork
 from modelcsi.pull.layerpool import LayerPool
-from modelcsi.pull.layers import LayerPuller, LayerWork
+from modelcsi.pull.layers import LayerPuller
 from modelcsi.pull.progress import LayerLog, Progress
 from modelcsi.pull.queue import JobQueue
 from modelcsi.pull.resolve import Resolved
 from modelcsi.pull.sources import Sources
-from modelcsi.pull.transfer import Stopped
+from modelcsi.pull.streams import Stopped
 from modelcsi.pull.treeahead import TreeAhead, TreeKnown
 from modelcsi.registry.client import Repository
 from modelcsi.store.space import Reservation

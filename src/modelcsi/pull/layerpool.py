@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable
 
 from modelcsi.artifact.layer import Layer
 from modelcsi.errors import FinalError
-from modelcsi.pull.transfer import Stopped
+from modelcsi.pull.streams import Stopped
 
 
 class LayerPool:

@@ -15,10 +15,9 @@ from __future__ import annotations
 
 import json
 import logging
-import threading
 from collections.abc import Iterator
 from contextlib import closing
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 
 from modelcsi.artifact.image_tree import reading_of
@@ -27,11 +26,9 @@ from modelcsi.artifact.members import AS_TAR, Reading
 from modelcsi.artifact.selection import Selection
 from modelcsi.errors import CorruptContent, UnsupportedArtifact
 from modelcsi.oci.descriptor import Descriptor
-from modelcsi.oci.digest import Digest
 from modelcsi.pull.claims import Claims
 from modelcsi.pull.decode import decode, needs_large_window
-from modelcsi.pull.demands import Demands
-from modelcsi.pull.progress import Progress
+from modelcsi.pull.filling import LayerWork, fill, is_told
 from modelcsi.pull.sources import Sources
 from modelcsi.pull.targets import Accounted, Inline, Lazy, Nothing, Proving, Streamed
 from modelcsi.pull.transfer import Origin, Target, Transfer
@@ -39,7 +36,6 @@ from modelcsi.pull.unpack import Unpacker, has_admitted_members, missing_members
 from modelcsi.pull.window import MemoryBudget
 from modelcsi.store.content import ReadyBlob, ReadyLayer
 from modelcsi.store.ingest import BlobIngest, LayerIngest, discard_ingest, has_ingest, ingested_bytes
-from modelcsi.store.space import Reservation
 from modelcsi.store.store import Store
 
 logger = logging.getLogger(__name__)
@@ -50,25 +46,6 @@ KEEP_COMPRESSED_ABOVE_BYTES = 16 << 20
 """Writing the received bytes as well costs 0.1 CPU-s/GB beside 1 to 2 of decompression; fetching them again costs more."""
 _READ_BYTES = 1 << 20
 _BLOCK = 512
-
-
-@dataclass(frozen=True, slots=True)
-class LayerWork:
-    """What the layers of one job share."""
-
-    selection: Selection
-    shared: frozenset[Digest]
-    """Tars that several layers of the artifact name, each with its own annotations: all of their members are kept."""
-    sources: Sources
-    progress: Progress
-    reservation: Reservation
-    stop: threading.Event
-    demands: Demands
-    """Who reads while the layers arrive."""
-
-    def selection_of(self, layer: Layer) -> Selection:
-        """Which members of a tar are kept."""
-        return Selection() if layer.digest in self.shared else self.selection
 
 
 class LayerPuller:
@@ -135,6 +112,7 @@ class LayerPuller:
             try:
                 return self._bring_as_told(layer, work)
             except CorruptContent as error:
+                work.demands.restarted(layer, error)
                 discard_ingest(self._store.layout, layer.digest, work.sources.host)
                 if work.stop.is_set():
                     raise
@@ -145,7 +123,8 @@ class LayerPuller:
                     raise
                 logger.warning("attempt %d: %s", attempt, error)
                 attempt += 1
-            except UnsupportedArtifact:
+            except UnsupportedArtifact as error:
+                work.demands.restarted(layer, error)
                 discard_ingest(self._store.layout, layer.digest, work.sources.host)
                 raise
 
@@ -160,7 +139,11 @@ class LayerPuller:
     def _bring_blob(self, layer: Layer, work: LayerWork) -> None:
         ingest = BlobIngest(self._store.layout, layer.digest, layer.size, work.sources.host)
         with closing(ingest):
-            self._transfer(layer.descriptor, Accounted(ingest, work.reservation), work)
+            target = Accounted(ingest, work.reservation)
+            if work.demands.is_observed and not is_told(layer):
+                fill(layer, target, work)
+            else:
+                self._transfer(layer.descriptor, target, work)
             self._store.content.commit(_ready(ingest, layer))
 
     def _bring_packed(self, layer: Layer, work: LayerWork) -> None:
@@ -270,14 +253,6 @@ class LayerPuller:
     def _record_delivery(self, layer: Layer, sources: Sources) -> None:
         for repository in sources.repositories()[:1]:
             self._store.records.put_delivery([layer.digest], repository.host, repository.name)
-
-
-def is_told(layer: Layer) -> bool:
-    """Whether the manifest itself holds the layer's bytes, so that nobody must prove anything: `data`, or no bytes.
-
-    A manifest may name any digest with size 0; only the digest of no bytes stands for none.
-    """
-    return layer.descriptor.data is not None or (layer.size == 0 and layer.digest.matches(b""))
 
 
 def _ready(ingest: BlobIngest, layer: Layer) -> ReadyBlob:

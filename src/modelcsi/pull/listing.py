@@ -20,7 +20,7 @@ from modelcsi.artifact.tree import EntryType, FileEntry, build_tree, wanted_laye
 from modelcsi.errors import CorruptContent, UnsupportedArtifact
 from modelcsi.oci.digest import Digest
 from modelcsi.pull.decode import decode
-from modelcsi.pull.layers import is_told
+from modelcsi.pull.filling import is_told
 from modelcsi.pull.unpack import is_bomb, member_filter, peek, whole_file
 from modelcsi.registry.client import Repository
 

@@ -21,8 +21,9 @@ from modelcsi.deadline import Deadline
 from modelcsi.errors import FinalError, Forbidden, ModelCsiError, NotFound, Unauthenticated
 from modelcsi.oci.digest import Digest
 from modelcsi.pull.demands import NOBODY, FillObserver
+from modelcsi.pull.filling import is_told
 from modelcsi.pull.job import PullJob
-from modelcsi.pull.layers import LayerPuller, is_told
+from modelcsi.pull.layers import LayerPuller
 from modelcsi.pull.patience import Patience
 from modelcsi.pull.policy import PullPolicy
 from modelcsi.pull.progress import ProgressReport

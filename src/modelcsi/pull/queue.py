@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 from modelcsi.pull.claims import Claims
-from modelcsi.pull.transfer import Stopped
+from modelcsi.pull.streams import Stopped
 
 _SMALL_BYTES = 256 << 20
 _LOOK_SECONDS = 0.5

@@ -41,6 +41,16 @@ class Accounted:
         """See `Target.flush`."""
         self._ingest.flush()
 
+    def put(self, offset: int, data: bytes) -> None:
+        """See `FillTarget.put`."""
+        self._ingest.put(offset, data)
+        if not self._ingest.is_preallocated:
+            self._reservation.used(len(data))
+
+    def mark(self, chunk: int) -> None:
+        """See `FillTarget.mark`."""
+        self._ingest.mark(chunk)
+
 
 class Streamed:
     """A tar that is unpacked as it arrives: the unpacker stores, nothing is stored here."""

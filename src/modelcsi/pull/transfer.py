@@ -12,7 +12,6 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -20,14 +19,12 @@ from modelcsi.errors import CorruptContent, RegistryUnavailable, UnsupportedArti
 from modelcsi.oci.descriptor import Descriptor
 from modelcsi.pull.plan import Claim, Plan
 from modelcsi.pull.progress import Progress
+from modelcsi.pull.streams import OpenStreams, Stopped, pause_seconds
 from modelcsi.pull.window import PIECE_BYTES, MemoryBudget, Window
 from modelcsi.registry.blob import Stream
 
 logger = logging.getLogger(__name__)
 
-_MAX_PAUSE_SECONDS = 30.0
-_MAX_RETRY_AFTER_SECONDS = 120.0
-"""What a registry may ask for; more would keep newer credentials, and its own recovery, unnoticed."""
 _MAX_CONNECTIONS = 8
 _SLOW_BYTES_PER_SECOND = 300e6
 _GROWTH_GAIN = 1.2
@@ -70,10 +67,6 @@ class Target(Protocol):
         """Nothing follows: store what was held back."""
 
 
-class Stopped(Exception):
-    """Nobody wants the transfer any more."""
-
-
 _Reader = Callable[[Iterator[bytes]], None]
 """Gets every byte of a blob in order."""
 
@@ -95,11 +88,8 @@ class Transfer:
 
     def __init__(self, origin: Origin, progress: Progress, budget: MemoryBudget, stop: threading.Event) -> None:
         self._lock = threading.Lock()
-        # Under the lock: receivers that wait for an answer, open streams, whether it is over; bytes that the progress was told of.
-        self._asking: set[threading.Thread] = set()
-        self._streams: list[Stream] = []
-        self._is_over = False
-        self._told_bytes = 0
+        self._told_bytes = 0  # under the lock: bytes that the progress was told of
+        self._streams = OpenStreams()
         self._origin = origin
         self._progress = progress
         self._budget = budget
@@ -154,7 +144,7 @@ class Transfer:
         ]
         receivers = [self._start_receiver(blob)]
         self._watch(blob, threads, receivers)
-        waiting = self._abandon() if blob.window.error is not None else set()
+        waiting = self._streams.abandon() if blob.window.error is not None else set()
         for thread in {*threads, *receivers} - waiting:
             thread.join()
 
@@ -226,7 +216,7 @@ class Transfer:
 
     def _fetch_once(self, blob: _Blob, claim: Claim) -> None:
         end = None if claim.end == blob.descriptor.size else claim.end
-        with self._opened(lambda: self._origin.open_blob(blob.descriptor, claim.position, end)) as stream:
+        with self._streams.opened(lambda: self._origin.open_blob(blob.descriptor, claim.position, end)) as stream:
             self._may_grow = self._may_grow and stream.honours_ranges
             while size := claim.advance(PIECE_BYTES):
                 piece = stream.read(size)
@@ -241,51 +231,9 @@ class Transfer:
         with self._lock:
             self._told_bytes += size
 
-    @contextmanager
-    def _opened(self, ask: Callable[[], Stream]) -> Iterator[Stream]:
-        """The stream that `ask` gives, closed at the end or by `_abandon`."""
-        me = threading.current_thread()
-        with self._lock:
-            if self._is_over:
-                raise Stopped
-            self._asking.add(me)
-        stream: Stream | None = None
-        try:
-            stream = ask()
-        finally:
-            with self._lock:
-                self._asking.discard(me)
-                is_over = self._is_over
-                if stream is not None:
-                    self._streams.append(stream)
-        with stream:
-            if is_over:
-                raise Stopped
-            try:
-                yield stream
-            finally:
-                with self._lock:
-                    self._streams.remove(stream)
-
-    def _abandon(self) -> set[threading.Thread]:
-        """Wake the receivers that wait for bytes which may never come; else they would keep the claim on the blob.
-
-        The answer are those that wait for the head of an answer: nothing of the blob is in their hands, and the transport
-        ends their wait.
-        """
-        with self._lock:
-            self._is_over = True
-            streams, asking = list(self._streams), set(self._asking)
-        for stream in streams:
-            stream.close()
-        return asking
-
     def _pause(self, error: RegistryUnavailable, failures: int, window: Window) -> None:
-        """Wait before the next attempt: at once after progress, then doubling, or as long as the registry asked for."""
-        pause = min(0.05 * 4 ** min(failures - 1, 8), _MAX_PAUSE_SECONDS)  # bounded twice: floats end at 4 ** 512
-        if error.retry_after_seconds is not None:
-            pause = max(pause, min(error.retry_after_seconds, _MAX_RETRY_AFTER_SECONDS))
-        ends = time.monotonic() + pause
+        """Wait before the next attempt."""
+        ends = time.monotonic() + pause_seconds(error, failures)
         while window.error is None and (left := ends - time.monotonic()) > 0:
             if self._stop.wait(min(left, 0.5)):
                 raise Stopped

@@ -83,6 +83,16 @@ class BlobIngest:
         with space_errors(str(self.digest)):
             self._mark(self._file.write(offset, data))
 
+    def put(self, offset: int, data: bytes) -> None:
+        """Store bytes now, from any thread; `mark` says when a chunk is complete. Not beside `write`. Raises StoreFull."""
+        with space_errors(str(self.digest)):
+            write_all(self.fd, data, offset)
+            write_back_behind(self.fd, offset, offset + len(data))
+
+    def mark(self, chunk: int) -> None:
+        """All bytes of a chunk were `put`."""
+        self.chunks.mark(chunk)
+
     def flush(self) -> None:
         """Store what is held back. Raises StoreFull."""
         with space_errors(str(self.digest)):

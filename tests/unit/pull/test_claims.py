@@ -5,7 +5,7 @@ import threading
 import pytest
 
 from modelcsi.pull.claims import Claims
-from modelcsi.pull.transfer import Stopped
+from modelcsi.pull.streams import Stopped
 
 
 def test_one_at_a_time() -> None:

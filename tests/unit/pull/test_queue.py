@@ -5,7 +5,7 @@ import threading
 import pytest
 
 from modelcsi.pull.queue import JobQueue
-from modelcsi.pull.transfer import Stopped
+from modelcsi.pull.streams import Stopped
 from tests.unit.pull.conftest import wait_until
 
 SMALL, BIG = 1 << 20, 1 << 30

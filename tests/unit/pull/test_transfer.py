@@ -13,7 +13,8 @@ from modelcsi.oci.digest import Digest
 from modelcsi.oci.reference import Reference
 from modelcsi.pull.progress import Progress
 from modelcsi.pull.sources import Sources
-from modelcsi.pull.transfer import Growth, Stopped, Transfer
+from modelcsi.pull.streams import Stopped
+from modelcsi.pull.transfer import Growth, Transfer
 from modelcsi.pull.window import MemoryBudget
 from modelcsi.registry.blob import Stream
 from modelcsi.registry.client import Registry

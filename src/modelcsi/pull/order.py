@@ -1,0 +1,172 @@
+"""In which order the chunks of a blob are fetched while somebody reads it: first what is waited for, then what a reader will
+want next, then the rest from the start.
+
+Chunks are claimed in segments: requests of bounded size, so that nothing of an answer is ever thrown away when another reader
+comes. Everything here is used under one lock, that of the job's `Urgency`.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+
+from modelcsi.store.chunks import CHUNK_BYTES
+
+_MISSING, _CLAIMED, _STORED = 0, 1, 2
+_MAX_HINTS = 16
+"""Of one blob; the oldest are of readers that have gone elsewhere."""
+
+
+class Urgency:
+    """Whether somebody waits for bytes of a job: what it fetches for nobody in particular stands aside meanwhile."""
+
+    def __init__(self) -> None:
+        self.lock = threading.Lock()
+        self.changed = threading.Condition(self.lock)
+        """Told when `demands` begin or end, and when a transfer ends."""
+        self.demands = 0
+        """Under the lock: how many there are in all blobs of the job that are not here yet."""
+
+
+@dataclass(eq=False, slots=True)
+class Demand:
+    """Chunks that somebody waits for, or will."""
+
+    first: int
+    end: int
+    is_hint: bool
+
+
+@dataclass(slots=True)
+class Segment:
+    """Chunks that one receiver fetches."""
+
+    first: int
+    end: int
+    position: int = field(init=False)
+    """The next byte; moved by the receiver only."""
+
+    def __post_init__(self) -> None:
+        self.position = self.first * CHUNK_BYTES
+
+
+class Order:
+    """The chunks of one blob."""
+
+    def __init__(self, size: int, runs: Iterable[tuple[int, int, bool]], urgency: Urgency) -> None:
+        self.count = -(-size // CHUNK_BYTES)
+        self._size = size
+        self._urgency = urgency
+        self._states = bytearray(self.count)
+        for start, end, is_stored in runs:
+            if is_stored:
+                first, last = start // CHUNK_BYTES, -(-end // CHUNK_BYTES)
+                self._states[first:last] = bytes([_STORED]) * (last - first)
+        self._demands: list[Demand] = []
+        self._hints: list[Demand] = []
+
+    def is_here(self, start: int, end: int) -> bool:
+        """Whether these bytes are stored."""
+        if end > self._size:
+            return False
+        first, last = _chunks(start, end)
+        return self._states.count(_STORED, first, last) == last - first
+
+    def is_stored(self, chunk: int) -> bool:
+        """Whether this chunk is."""
+        return self._states[chunk] == _STORED
+
+    def missing_chunks(self) -> int:
+        """How many are not stored."""
+        return self.count - self._states.count(_STORED)
+
+    def has_unclaimed(self) -> bool:
+        """Whether there is something to do for one receiver more."""
+        return self._states.find(_MISSING) >= 0
+
+    def demand(self, start: int, end: int, *, is_hint: bool) -> Demand | None:
+        """Somebody waits for these bytes, or will; behind the end: for all of the blob. None when they are here."""
+        first, last = _chunks(start, min(end, self._size)) if end <= self._size or is_hint else (0, self.count)
+        if first >= last or self._states.count(_STORED, first, last) == last - first:
+            return None
+        demand = Demand(first, last, is_hint)
+        kind = self._hints if is_hint else self._demands
+        kind.append(demand)
+        self._urgency.demands += 1
+        if len(self._hints) > _MAX_HINTS:
+            self.forget(self._hints[0])
+        return demand
+
+    def forget(self, demand: Demand) -> None:
+        """Nobody waits any more; repeatable."""
+        kind = self._hints if demand.is_hint else self._demands
+        if demand in kind:
+            kind.remove(demand)
+            self._urgency.demands -= 1
+
+    def forget_all(self) -> None:
+        """The blob's transfer has ended."""
+        for demand in [*self._demands, *self._hints]:
+            self.forget(demand)
+
+    def next_demanded(self, most_chunks: int) -> Segment | None:
+        """Claim chunks that are waited for, or will be; None if there are no unclaimed ones."""
+        for demand in (*self._demands, *self._hints):
+            chunk = self._states.find(_MISSING, demand.first, demand.end)
+            if chunk >= 0:
+                return self._claim(chunk, self._demanded_end(chunk, most_chunks))
+        return None
+
+    def demanded_chunks(self) -> int:
+        """How many `next_demanded` has; those that are wanted twice count twice."""
+        return sum(self._states.count(_MISSING, demand.first, demand.end) for demand in (*self._demands, *self._hints))
+
+    def next_in_order(self, most_chunks: int) -> Segment | None:
+        """Claim the first chunks that are missing."""
+        chunk = self._states.find(_MISSING)
+        return None if chunk < 0 else self._claim(chunk, min(self.count, chunk + most_chunks))
+
+    def is_demanded(self, segment: Segment) -> bool:
+        """Whether somebody waits for what a segment has still to bring."""
+        first = segment.position // CHUNK_BYTES
+        return any(demand.first < segment.end and first < demand.end for demand in (*self._demands, *self._hints))
+
+    def stored(self, chunk: int) -> bool:
+        """The chunk is here; the answer is whether it was all that a demand waited for."""
+        self._states[chunk] = _STORED
+        before = self._urgency.demands
+        for demand in [*self._demands, *self._hints]:
+            if demand.first <= chunk < demand.end:
+                wanted = demand.end - demand.first
+                if self._states.count(_STORED, demand.first, demand.end) == wanted:
+                    self.forget(demand)
+        return self._urgency.demands < before
+
+    def give_back(self, segment: Segment) -> None:
+        """The rest of the segment is to be fetched by another receiver."""
+        for chunk in range(segment.first, segment.end):
+            if self._states[chunk] == _CLAIMED:
+                self._states[chunk] = _MISSING
+
+    def _claim(self, first: int, end: int) -> Segment:
+        following = next((chunk for chunk in range(first, end) if self._states[chunk] != _MISSING), end)
+        self._states[first:following] = bytes([_CLAIMED]) * (following - first)
+        return Segment(first, following)
+
+    def _demanded_end(self, chunk: int, most_chunks: int) -> int:
+        """Where the chunks from `chunk` on that are wanted without a gap end: neighbours are one request."""
+        end, limit = chunk, chunk + most_chunks
+        while end < limit:
+            reached = max(
+                (demand.end for demand in (*self._demands, *self._hints) if demand.first <= end < demand.end),
+                default=end,
+            )
+            if reached == end:
+                break
+            end = reached
+        return min(end, limit)
+
+
+def _chunks(start: int, end: int) -> tuple[int, int]:
+    return start // CHUNK_BYTES, -(-end // CHUNK_BYTES)
