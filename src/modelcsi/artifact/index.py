@@ -12,16 +12,16 @@ from dataclasses import dataclass
 
 from modelcsi.artifact.artifact import is_model
 from modelcsi.artifact.kinds.refused import thing_of, thing_of_type
-from modelcsi.artifact.mediatypes import MODELKIT_PREFIX, MODELPACK_PREFIXES, canonical
+from modelcsi.artifact.mediatypes import DOCKER_PREFIX, MODELKIT_PREFIX, MODELPACK_PREFIXES, canonical
 from modelcsi.artifact.paths import shown
 from modelcsi.errors import UnsupportedArtifact
 from modelcsi.oci.descriptor import Descriptor
 from modelcsi.oci.digest import Digest
-from modelcsi.oci.manifest import Index, Manifest
+from modelcsi.oci.manifest import ACCEPTED_TYPES, Index, Manifest
 
 MAX_DEPTH = 3
 """Of an index in an index in an index."""
-_MODEL_PREFIXES = (*MODELPACK_PREFIXES, MODELKIT_PREFIX)
+_MODEL_PREFIXES = (*MODELPACK_PREFIXES, MODELKIT_PREFIX, f"{DOCKER_PREFIX}model.config.")
 _ATTESTATION_KEY = "vnd.docker.reference.type"
 _MODELCAR_KEY = "io.opendatahub.modelcar.manifest.type"
 _UNKNOWN = frozenset({"", "unknown"})
@@ -110,8 +110,11 @@ def _has_platform(entry: Descriptor) -> bool:
 
 
 def _is_told_no_model(entry: Descriptor) -> bool:
+    """An index may name anything; what is no manifest at all is to be passed over (image-spec, image-index.md)."""
+    media_type = canonical(entry.media_type)
+    is_no_manifest = bool(media_type) and media_type not in ACCEPTED_TYPES
     is_attestation = entry.annotations.get(_ATTESTATION_KEY) == "attestation-manifest"
-    return is_attestation or thing_of_type(canonical(entry.artifact_type or "")) is not None
+    return is_no_manifest or is_attestation or thing_of_type(canonical(entry.artifact_type or "")) is not None
 
 
 def _is_no_model(entry: Descriptor, known: Known) -> bool:

@@ -13,6 +13,12 @@ DOCKER_PREFIX = "application/vnd.docker.ai."
 MODEL_PREFIXES = (*MODELPACK_PREFIXES, MODELKIT_PREFIX, DOCKER_PREFIX)
 """The formats whose types tell how a layer is packed; a layer of one may stand in an artifact of another."""
 
+_WEIGHT = re.compile(
+    r"application/vnd\.(?:cncf|cnai)\.(?:modelpack\.)?model\.weight\.v1\..*"
+    r"|application/vnd\.kitops\.modelkit\.(?:model|modelpart)\.v1\..*"
+    r"|application/vnd\.docker\.ai\.(?:gguf|safetensors|dduf|mmproj).*"
+)
+
 EMPTY = "application/vnd.oci.empty.v1+json"
 
 # Docker writes `.tar.gzip` and once wrote `.tar.zstd`; a nondistributable (foreign) layer decodes like its plain twin.
@@ -36,6 +42,11 @@ def is_image_layer(media_type: str) -> bool:
 def is_encrypted(media_type: str) -> bool:
     """Whether the content can only be read with a key (ocicrypt)."""
     return media_type.endswith("+encrypted") or "+encrypted+" in media_type
+
+
+def is_weight_type(media_type: str) -> bool:
+    """Whether a canonical type is that of weights in one of the `MODEL_PREFIXES`, whatever the artifact around it."""
+    return _WEIGHT.fullmatch(media_type) is not None
 
 
 def codec_of(media_type: str) -> Codec | None:

@@ -62,12 +62,12 @@ def parse_descriptor(value: object, where: str) -> Descriptor:
 
 
 def parse_annotations(value: object, where: str) -> Mapping[str, str]:
-    """String annotations; `null` and absence are none. Raises UnsupportedArtifact."""
+    """String annotations; `null` and absence are none, of one as of all. Raises UnsupportedArtifact."""
     if value is None:
         return _EMPTY
-    if not isinstance(value, dict) or not all(isinstance(item, str) for item in value.values()):
+    if not isinstance(value, dict) or not all(item is None or isinstance(item, str) for item in value.values()):
         raise UnsupportedArtifact(f"the annotations of {where} are not a map of strings")
-    return MappingProxyType(dict(value))
+    return MappingProxyType({key: item for key, item in value.items() if item is not None})
 
 
 def _text_or_none(value: object) -> str | None:

@@ -355,3 +355,11 @@ def test_a_config_that_nobody_needs_may_have_any_digest(artifact_type: str | Non
     assert isinstance(parsed, Manifest)
 
     assert kind == recognise(parsed, MANIFEST_DIGEST).kind
+
+
+@pytest.mark.parametrize(
+    "media_type", ["application/vnd.kitops.modelkit.modelpart.v1.raw", "application/vnd.docker.ai.gguf.v3"]
+)
+def test_a_weight_is_one_in_any_artifact(media_type: str) -> None:
+    """Types tell, not what is around them."""
+    assert artifact(layer(media_type, filepath="shard.dat")).layers[0].is_weight

@@ -227,3 +227,20 @@ def test_index_of_platforms_in_an_index(shelf: Shelf) -> None:
     absent = {"mediaType": OCI_INDEX, "digest": str(Digest.of(b"absent")), "size": 6} | on("linux", "arm64")
 
     assert image["digest"] == shelf.choose(inner | on("linux", "amd64"), absent)
+
+
+def test_what_is_no_manifest_is_passed_over(shelf: Shelf) -> None:
+    """An index may name anything; nobody asks for it."""
+    other = {"mediaType": "application/vnd.acme.thing", "digest": str(Digest.of(b"thing")), "size": 5}
+    model = shelf.put(MODEL)
+
+    assert model["digest"] == shelf.choose(other, model)
+    with pytest.raises(UnsupportedArtifact, match="not a model"):
+        shelf.choose(other)
+
+
+def test_a_model_of_docker_model_runner_is_told_by_its_config(shelf: Shelf) -> None:
+    """Which stands for the artifactType where there is none (image-spec, manifest.md)."""
+    model = shelf.put(MODEL) | {"artifactType": "application/vnd.docker.ai.model.config.v0.2+json"}
+
+    assert model["digest"] == shelf.choose(*(shelf.put(IMAGE, n) | on("linux", "amd64") for n in range(2)), model)

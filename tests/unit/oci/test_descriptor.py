@@ -37,7 +37,14 @@ def test_fields() -> None:
 
 
 @pytest.mark.parametrize(
-    "fields", [{"mediaType": None}, {"mediaType": 7}, {"artifactType": None}, {"annotations": None}]
+    "fields",
+    [
+        {"mediaType": None},
+        {"mediaType": 7},
+        {"artifactType": None},
+        {"annotations": None},
+        {"annotations": {"a": None}},
+    ],
 )
 def test_what_may_be_missing(fields: dict[str, Any]) -> None:
     """A missing or senseless type, and null, are no reason to fail."""
@@ -71,7 +78,6 @@ def test_urls_are_read_over() -> None:
         value(size=1 << 63),
         value(annotations=[]),
         value(annotations={"a": 1}),
-        value(annotations={"a": None}),
     ],
 )
 def test_broken_descriptors_are_refused(broken: object) -> None:

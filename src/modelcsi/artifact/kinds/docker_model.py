@@ -10,12 +10,11 @@ from modelcsi.artifact.kinds.kind import Contents, Kind, config_type, read_named
 from modelcsi.artifact.kinds.names import is_known
 from modelcsi.artifact.kinds.reading import file_layer, tar_layer, undecided_layer
 from modelcsi.artifact.layer import TAR, Layer, fallback_name
-from modelcsi.artifact.mediatypes import DOCKER_PREFIX, canonical, codec_of, is_image_layer
+from modelcsi.artifact.mediatypes import DOCKER_PREFIX, canonical, codec_of, is_image_layer, is_weight_type
 from modelcsi.oci.descriptor import Descriptor
 from modelcsi.oci.manifest import Manifest
 
 _CONFIG = f"{DOCKER_PREFIX}model.config."
-_WEIGHTS = tuple(f"{DOCKER_PREFIX}{name}" for name in ("gguf", "safetensors", "dduf", "mmproj"))
 
 
 def _matches(manifest: Manifest) -> bool:
@@ -43,4 +42,4 @@ def _read_layer(descriptor: Descriptor, name: str) -> Layer | None:
     path = told_path(descriptor, name)
     if path is None and is_known(media_type):
         path = fallback_name(descriptor.digest)
-    return file_layer(descriptor, path, is_weight=media_type.startswith(_WEIGHTS)) if path else None
+    return file_layer(descriptor, path, is_weight=is_weight_type(media_type)) if path else None

@@ -23,12 +23,17 @@ from modelcsi.artifact.kinds.kitfile import (
 )
 from modelcsi.artifact.kinds.reading import file_layer, tar_layer, undecided_layer
 from modelcsi.artifact.layer import TAR, Layer, fallback_name
-from modelcsi.artifact.mediatypes import MODEL_PREFIXES, MODELKIT_PREFIX, canonical, codec_of, is_image_layer
+from modelcsi.artifact.mediatypes import (
+    MODEL_PREFIXES,
+    MODELKIT_PREFIX,
+    canonical,
+    codec_of,
+    is_image_layer,
+    is_weight_type,
+)
 from modelcsi.artifact.paths import normalise_path
 from modelcsi.oci.descriptor import Descriptor
 from modelcsi.oci.manifest import Manifest
-
-_WEIGHTS = frozenset({"model", "modelpart"})
 
 
 def _matches(manifest: Manifest) -> bool:
@@ -79,7 +84,7 @@ def _read_layer(descriptor: Descriptor, name: str, entry: KitfileEntry | None, k
     """
     media_type = canonical(descriptor.media_type)
     codec = codec_of(media_type) if media_type.startswith(MODEL_PREFIXES) else None
-    is_weight = layer_class(media_type) in _WEIGHTS
+    is_weight = is_weight_type(media_type)
     if codec is not None and codec.is_tar:
         prefix = parent_of(entry) if entry and kitfile.is_old and filepath_annotation(descriptor) is None else ""
         where = f"layer {descriptor.digest}"

@@ -12,11 +12,17 @@ from modelcsi.artifact.kinds.kitfile import KITFILE_ANNOTATION, parse_kitfile, r
 from modelcsi.artifact.kinds.names import is_known
 from modelcsi.artifact.kinds.reading import file_layer, is_oras_directory, oras_directory, tar_layer, undecided_layer
 from modelcsi.artifact.layer import RAW, TAR, Layer, fallback_name
-from modelcsi.artifact.mediatypes import MODEL_PREFIXES, MODELPACK_PREFIXES, canonical, codec_of, is_image_layer
+from modelcsi.artifact.mediatypes import (
+    MODEL_PREFIXES,
+    MODELPACK_PREFIXES,
+    canonical,
+    codec_of,
+    is_image_layer,
+    is_weight_type,
+)
 from modelcsi.oci.descriptor import Descriptor
 from modelcsi.oci.manifest import Manifest
 
-_WEIGHT = ".model.weight.v1."
 _WEIGHT_FLAG = "org.cnai.model.model"
 """How artifacts of November 2024 mark weights: their layers have the types of image layers."""
 _RAW_ENDINGS = (".v1.gguf", ".v1.safetensors")
@@ -53,7 +59,7 @@ def _read_layer(descriptor: Descriptor, name: str) -> Layer | None:
     media_type = _model_type(descriptor)
     is_own = media_type.startswith(MODELPACK_PREFIXES)
     codec = codec_of(media_type) if media_type.startswith(MODEL_PREFIXES) else None
-    is_weight = _WEIGHT in media_type or descriptor.annotations.get(_WEIGHT_FLAG) == "true"
+    is_weight = is_weight_type(media_type) or descriptor.annotations.get(_WEIGHT_FLAG) == "true"
     if codec is None and is_oras_directory(descriptor):
         return oras_directory(descriptor)
     if codec is not None and codec.is_tar:
