@@ -16,9 +16,8 @@ from collections import OrderedDict
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
-from modelcsi.artifact.members import AS_TAR, Form, LayerRecord, Member, Reading, numbered
+from modelcsi.artifact.members import AS_TAR, LayerRecord, Member, Reading, numbered
 from modelcsi.oci.digest import Digest
 from modelcsi.store.durable import (
     MANY_FILES,
@@ -26,15 +25,15 @@ from modelcsi.store.durable import (
     remove_tree,
     replace_file,
     space_errors,
+    sync_directories,
     sync_directory,
     sync_filesystem,
 )
 from modelcsi.store.ingest import BlobIngest, LayerIngest
-from modelcsi.store.layout import StoreLayout
+from modelcsi.store.layout import StoreLayout, directories_in, member_files, member_name
 
-_RECORD_VERSION = 1
-_READING_VERSION = 2
-"""Of the record of a layer that was not read as a tar: an earlier release must not take its members for all of a tar's."""
+_RECORD_VERSION = 3
+"""A release that knows 1 and 2 only looks for all members in one directory; it fetches the layer again, as this one does with theirs."""
 _READ_BYTES = 1 << 20
 _CACHED_MEMBERS = 50_000
 """Of all records together (measured: 0.7 KiB a member); a tar of more directories than that is read again each time."""
@@ -160,7 +159,7 @@ class ContentStore:
             damages.append(f"blob {digest} does not match its digest")
         record = self.record(digest)
         for number, member in numbered(record.members if record is not None else ()):
-            path = self.layout.layer(digest) / str(number)
+            path = self.layout.layer(digest) / member_name(number)
             if member.sha256 and (not path.exists() or _hash_file(path, "sha256") != member.sha256):
                 damages.append(f"{member.path!r} of layer {digest} does not match the digest taken when it was written")
         return damages
@@ -231,8 +230,7 @@ class ContentStore:
                 record = item.ingest.directory / "record.json"
                 record.write_text(_encode_record(self._joined(item)))
                 files.append(record)
-                with os.scandir(item.ingest.members) as entries:
-                    files.extend(entry.path for entry in itertools.islice(entries, MANY_FILES))
+                files.extend(path for _, path in itertools.islice(member_files(item.ingest.members), MANY_FILES))
         if len(files) >= MANY_FILES:
             sync_filesystem(self.layout.root)
             return
@@ -259,11 +257,13 @@ class ContentStore:
             item.ingest.members.rename(final)
         else:  # a wider selection: add what the record will name from now on
             kept = {number for number, member in numbered(known.members) if member.sha256}
-            for entry in os.scandir(item.ingest.members):
-                if int(entry.name) not in kept:
-                    (final / entry.name).unlink(missing_ok=True)  # what no record names may be anything
-                    os.link(entry.path, final / entry.name)
-        sync_directory(final)
+            for number, path in member_files(item.ingest.members):
+                if number not in kept:
+                    link = final / member_name(number)
+                    link.parent.mkdir(mode=0o700, exist_ok=True)
+                    link.unlink(missing_ok=True)  # what no record names may be anything
+                    os.link(path, link)
+        sync_directories([final, *directories_in(final)])
         (item.ingest.directory / "record.json").rename(self.layout.layer_record(item.digest))
 
     def _joined(self, item: ReadyLayer) -> LayerRecord:
@@ -275,10 +275,10 @@ class ContentStore:
         """None for a record of another version, and for an unreadable one: the layer is then fetched and committed again."""
         try:
             document = json.loads(self.layout.layer_record(digest).read_bytes())
-            if document["version"] not in {_RECORD_VERSION, _READING_VERSION}:
+            if document["version"] != _RECORD_VERSION:
                 return None
-            reading = Reading.from_json(document["reading"]) if document["version"] == _READING_VERSION else AS_TAR
-            return LayerRecord(tuple(Member.from_json(item) for item in document["members"]), reading)
+            members = tuple(Member.from_json(item) for item in document["members"])
+            return LayerRecord(members, Reading.from_json(document["reading"]))
         except (ValueError, LookupError, TypeError, FileNotFoundError):
             return None
 
@@ -336,10 +336,8 @@ def _final_parent(layout: StoreLayout, item: ReadyBlob | ReadyLayer) -> Path:
 
 
 def _encode_record(record: LayerRecord) -> str:
-    document: dict[str, Any] = {"version": _RECORD_VERSION, "members": [item.to_json() for item in record.members]}
-    if record.reading.form is not Form.TAR:
-        document |= {"version": _READING_VERSION, "reading": record.reading.to_json()}
-    return json.dumps(document)
+    members = [item.to_json() for item in record.members]
+    return json.dumps({"version": _RECORD_VERSION, "reading": record.reading.to_json(), "members": members})
 
 
 def _hash_file(path: Path, algorithm: str) -> str:

@@ -13,7 +13,7 @@ import errno
 import os
 import shutil
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from modelcsi.errors import StoreFull
@@ -128,6 +128,15 @@ def sync_directory(path: Path) -> None:
     """Make the names in a directory durable."""
     with open_directory(path) as fd:
         os.fsync(fd)
+
+
+def sync_directories(paths: Sequence[Path]) -> None:
+    """Make the names in directories of one filesystem durable."""
+    if len(paths) >= MANY_FILES:
+        sync_filesystem(paths[0])
+        return
+    for path in paths:
+        sync_directory(path)
 
 
 @contextlib.contextmanager

@@ -13,6 +13,7 @@ A digest has one ingest at a time (`pull` sees to it); the directory's name is t
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import shutil
@@ -24,7 +25,7 @@ from modelcsi.oci.digest import Digest
 from modelcsi.store.blobfile import BlobFile
 from modelcsi.store.chunks import CHUNK_BYTES, ChunkMap
 from modelcsi.store.durable import WriteBack, disk_bytes, preallocate, space_errors, write_all, write_back_behind
-from modelcsi.store.layout import StoreLayout
+from modelcsi.store.layout import StoreLayout, member_files, member_name
 
 _REPLAY_BYTES = 1 << 20
 _JOURNAL_ENTRY = struct.Struct("<QQQ")  # offset in stray, member number, size of the member
@@ -149,8 +150,9 @@ class LayerIngest:
         self._write_back = WriteBack(directory)
         self._members_fd = self._stray_fd = self._journal_fd = self._member_fd = -1
         self._member_offset = self._member_stored = 0
+        self._made_directory = ""
         self._held_stray, self._held_journal = bytearray(), bytearray()
-        self._found: set[str] = set()  # members that an earlier attempt left
+        self._found: set[int] = set()  # members that an earlier attempt left
         self._is_resumable = is_resumable
         self._replayed_stray = self._stray_position = self._journal_position = 0
         self._skips_prefix = skips_prefix
@@ -185,7 +187,7 @@ class LayerIngest:
         for at, number, _ in list(self._journal()):
             yield from _read_range(self._stray_fd, position, at)
             position = at
-            fd = os.open(self.members / str(number), os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+            fd = os.open(self.members / member_name(number), os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
             try:
                 yield from _read_range(fd, 0, os.fstat(fd).st_size)
             finally:
@@ -216,9 +218,10 @@ class LayerIngest:
                 self._prefix = self._seen_prefix
                 (self.directory / "prefix").write_text(str(self._prefix))
             self._held_journal += _JOURNAL_ENTRY.pack(self._stray_position, number, size)
-        name = str(number)
+        name = member_name(number)
+        self._make_directory(name.rpartition("/")[0])
         self._member_fd = _open_again(name, self._members_fd, _MEMBER_MODE)
-        self._member_stored = os.fstat(self._member_fd).st_size if name in self._found else 0
+        self._member_stored = os.fstat(self._member_fd).st_size if number in self._found else 0
         self._member_offset = 0
         if self._is_resumable and size >= CHUNK_BYTES:  # a compressed stream may claim any size
             preallocate(self._member_fd, size)
@@ -280,6 +283,12 @@ class LayerIngest:
             self._stray_fd = os.open(self.directory / "stray", _OPEN, 0o600)
             self._journal_fd = os.open(self.directory / "journal", _OPEN, 0o600)
 
+    def _make_directory(self, name: str) -> None:
+        if name != self._made_directory:
+            with contextlib.suppress(FileExistsError):  # an earlier attempt's
+                os.mkdir(name, 0o700, dir_fd=self._members_fd)
+            self._made_directory = name
+
     def _recorded_prefix(self) -> int | None:
         try:
             return int((self.directory / "prefix").read_text())
@@ -299,7 +308,7 @@ class LayerIngest:
 
     def _stored_size(self, number: int) -> int | None:
         try:
-            return (self.members / str(number)).lstat().st_size
+            return (self.members / member_name(number)).lstat().st_size
         except FileNotFoundError:
             return None
 
@@ -315,19 +324,19 @@ class LayerIngest:
         position = usable = 0
         for at, number, size in self._journal():
             stored = self._stored_size(number)
-            if not position <= at <= stray or str(number) in self._found or stored is None or stored > size:
+            if not position <= at <= stray or number in self._found or stored is None or stored > size:
                 stray = min(stray, max(at, position))
                 break
             usable, position = usable + 1, at
-            self._found.add(str(number))
+            self._found.add(number)
             if stored < size:
                 stray = at
                 break
         os.ftruncate(self._journal_fd, usable * _JOURNAL_ENTRY.size)
         os.ftruncate(self._stray_fd, stray)
-        for entry in os.scandir(self.members):
-            if entry.name not in self._found:
-                os.unlink(entry.path)
+        for number, path in member_files(self.members):
+            if number not in self._found:
+                os.unlink(path)
         return stray
 
 

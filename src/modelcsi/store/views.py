@@ -24,15 +24,14 @@ from modelcsi.artifact.tree import EntryType, FileEntry, FileTree
 from modelcsi.errors import CorruptContent, UnsupportedArtifact
 from modelcsi.oci.digest import Digest
 from modelcsi.store.durable import (
-    MANY_FILES,
     open_directory,
     remove_tree,
     replace_file,
     space_errors,
+    sync_directories,
     sync_directory,
-    sync_filesystem,
 )
-from modelcsi.store.layout import StoreLayout
+from modelcsi.store.layout import StoreLayout, member_name
 
 logger = logging.getLogger(__name__)
 
@@ -120,12 +119,7 @@ class Views:
         for entry in reversed(directories):
             (root / entry.path).chmod(entry.mode)
         root.chmod(0o555)
-        if len(directories) >= MANY_FILES:
-            sync_filesystem(root)
-            return
-        for entry in directories:
-            sync_directory(root / entry.path)
-        sync_directory(root)
+        sync_directories([root, *(root / entry.path for entry in directories)])
 
 
 class _Sources:
@@ -146,7 +140,7 @@ class _Sources:
             self.close()
             self._fd = os.open(self._layout.layer(layer), os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
             self._layer = layer
-        return self._fd, str(member)
+        return self._fd, member_name(member)
 
     def close(self) -> None:
         """Close what is open."""

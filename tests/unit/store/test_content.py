@@ -174,7 +174,9 @@ def test_a_directory_without_a_record_is_nothing(content: ContentStore) -> None:
     assert {"0": b"whole"} == stored_files(content, LAYER)
 
 
-@pytest.mark.parametrize("record", ["", "[", "[]", "{}", '{"version": 2, "members": []}', '{"version": 1}'])
+@pytest.mark.parametrize(
+    "record", ["", "[", "[]", "{}", '{"version": 3, "members": []}', '{"version": 1, "members": []}']
+)
 def test_an_unreadable_record_is_no_record(content: ContentStore, record: str) -> None:
     """The layer is fetched again, and committed over it."""
     commit_layer(content, LAYER, {"a": b"1"})

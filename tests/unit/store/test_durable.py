@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from modelcsi.errors import StoreFull
-from modelcsi.store.durable import preallocate, remove_tree, replace_file, space_errors, write_all
+from modelcsi.store.durable import WriteBack, preallocate, remove_tree, replace_file, space_errors, write_all
 
 
 @pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT])
@@ -60,3 +60,15 @@ def test_a_read_only_tree_can_be_removed(tmp_path: Path) -> None:
     remove_tree(tree)
 
     assert (False, 0o755) == (tree.exists(), victim.stat().st_mode & 0o777)
+
+
+def test_write_back_of_many_files(tmp_path: Path) -> None:
+    """It runs beside what is written; its error is told, since the kernel tells it once."""
+    fine, broken = WriteBack(tmp_path), WriteBack(tmp_path / "gone")
+    for _ in range(25_000):
+        fine.wrote_file()
+    fine.finish()
+    for _ in range(10_000):
+        broken.wrote_file()
+    with pytest.raises(FileNotFoundError):
+        broken.finish()

@@ -204,6 +204,20 @@ def test_a_member_that_no_journal_knows(layout: StoreLayout, lost: str) -> None:
         assert seen != tar or expected(files, lambda _: True) == stored(second)
 
 
+@pytest.mark.parametrize("part", [0.0, 0.2, 0.5, 0.9, 1.0])
+def test_a_kill_between_the_two_writes_of_a_flush(layout: StoreLayout, part: float) -> None:
+    """The journal is ahead of what it refers to: what is read again is the beginning of the stream all the same."""
+    tar = files_tar({"a": b"1" * 3000, "b": b"2" * 3000, "c": b"3" * 100})
+    with closing(opened(layout, tar)) as first:
+        resume(first, tar, lambda _: True, Kill(-1))
+    stray = first.directory / "stray"
+    os.truncate(stray, int(stray.stat().st_size * part))
+    with closing(opened(layout, tar)) as second:
+        again = b"".join(second.read_again())
+
+        assert (tar[: len(again)], len(again)) == (again, second.stored_bytes())
+
+
 def test_a_member_that_is_longer_than_it_was(layout: StoreLayout) -> None:
     """It is not read again beyond its size, nor kept."""
     tar = files_tar({"a": b"1" * 3000})
