@@ -222,7 +222,7 @@ class ContentStore:
         files: list[Path | str] = []
         for item in items:
             if isinstance(item, ReadyBlob):
-                os.fchmod(item.ingest.fd, item.mode)
+                os.fchmod(item.ingest.fd, item.mode | self.layout.file_mode)
                 os.utime(item.ingest.fd, ns=(item.mtime_ns, item.mtime_ns))
                 files.append(item.ingest.path)
             else:

@@ -29,8 +29,6 @@ from modelcsi.store.layout import StoreLayout, member_files, member_name
 
 _REPLAY_BYTES = 1 << 20
 _JOURNAL_ENTRY = struct.Struct("<QQQ")  # offset in stray, member number, size of the member
-_MEMBER_MODE = 0o444
-"""What most members have in the end; who made a file may write it all the same."""
 _OPEN = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
 
 
@@ -151,6 +149,7 @@ class LayerIngest:
         self._members_fd = self._stray_fd = self._journal_fd = self._member_fd = -1
         self._member_offset = self._member_stored = 0
         self._made_directory = ""
+        self._file_mode = layout.file_mode
         self._held_stray, self._held_journal = bytearray(), bytearray()
         self._found: set[int] = set()  # members that an earlier attempt left
         self._is_resumable = is_resumable
@@ -220,7 +219,8 @@ class LayerIngest:
             self._held_journal += _JOURNAL_ENTRY.pack(self._stray_position, number, size)
         name = member_name(number)
         self._make_directory(name.rpartition("/")[0])
-        self._member_fd = _open_again(name, self._members_fd, _MEMBER_MODE)
+        # What most members have in the end; who makes a file may write it all the same.
+        self._member_fd = _open_again(name, self._members_fd, self._file_mode)
         self._member_stored = os.fstat(self._member_fd).st_size if number in self._found else 0
         self._member_offset = 0
         if self._is_resumable and size >= CHUNK_BYTES:  # a compressed stream may claim any size
@@ -241,7 +241,8 @@ class LayerIngest:
 
     def end_member(self, mode: int, mtime_ns: int) -> None:
         """The member is complete: give it the mode and the time that its hard links will share."""
-        if os.fstat(self._member_fd).st_mode & 0o7777 != mode:  # nearly never; 2 us less than a chmod for nothing
+        mode |= self._file_mode
+        if os.fstat(self._member_fd).st_mode & 0o7777 != mode:  # seldom: 2 us less than a chmod for nothing
             os.fchmod(self._member_fd, mode)
         os.utime(self._member_fd, ns=(mtime_ns, mtime_ns))
         os.close(self._member_fd)

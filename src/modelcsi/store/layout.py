@@ -52,6 +52,8 @@ class StoreLayout:
     """The paths of one store; all on one filesystem, since content is hard-linked into views."""
 
     root: Path
+    file_mode: int = 0o444
+    """What all files of the content may have done to them, whatever else their artifact says."""
 
     @property
     def format_file(self) -> Path:

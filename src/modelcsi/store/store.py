@@ -33,12 +33,18 @@ class Store:
 
     `disk_usage_limit` is asked at each reservation for the greatest number of bytes the store may hold (0: no limit). Waits
     until `patience` for another process that holds the store (the last driver may be about to end). Raises Busy then.
+    With `is_handed_over` the files belong to who made it in the end, and are made writable for him.
     """
 
     def __init__(
-        self, root: Path, disk_usage_limit: Callable[[], int] = lambda: 0, patience: Deadline | None = None
+        self,
+        root: Path,
+        disk_usage_limit: Callable[[], int] = lambda: 0,
+        patience: Deadline | None = None,
+        *,
+        is_handed_over: bool = False,
     ) -> None:
-        self.layout = StoreLayout(root)
+        self.layout = StoreLayout(root, 0o644 if is_handed_over else 0o444)
         for directory in self.layout.directories():
             directory.mkdir(mode=0o711 if directory == root else 0o700, parents=directory == root, exist_ok=True)
         self._lock_fd = _lock(self.layout, patience or Deadline.after(0))
