@@ -13,7 +13,7 @@ from pathlib import Path
 
 from modelcsi.oci.digest import Digest
 from modelcsi.store.chunks import CHUNK_BYTES, ChunkView
-from modelcsi.store.layout import StoreLayout
+from modelcsi.store.layout import StoreLayout, member_name
 from modelcsi.view.fill import FileState, FillMap
 from modelcsi.view.tree import Node
 
@@ -112,7 +112,7 @@ def open_source(layout: StoreLayout, host: str, node: Node, file: int, fill: Fil
 
 def _open_ingest(layout: StoreLayout, host: str, node: Node, epoch: int) -> Source:
     directory = layout.ingest(_digest(node), host)
-    path = directory / "data" if node.member is None else directory / "tar" / "members" / str(node.member)
+    path = directory / "data" if node.member is None else directory / "tar" / "members" / member_name(node.member)
     fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
     try:
         # No read-ahead of the kernel's over bytes that are not here yet: they would be read from the disk for nothing.
@@ -125,7 +125,7 @@ def _open_ingest(layout: StoreLayout, host: str, node: Node, epoch: int) -> Sour
 
 def _content_path(layout: StoreLayout, node: Node) -> Path:
     digest = _digest(node)
-    return layout.blob(digest) if node.member is None else layout.layer(digest) / str(node.member)
+    return layout.blob(digest) if node.member is None else layout.layer(digest) / member_name(node.member)
 
 
 def _digest(node: Node) -> Digest:
