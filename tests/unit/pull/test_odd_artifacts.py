@@ -14,7 +14,8 @@ from modelcsi.oci.digest import Digest
 from modelcsi.pull.puller import Puller
 from tests import images
 from tests.fakes.registry import FakeRegistry
-from tests.producers import CNAI, CNCF, DOCKER, EMPTY, IMAGE_CONFIG, KIT, Layer, Product
+from tests.producers import CNAI, CNCF, DOCKER, IMAGE_CONFIG, KIT
+from tests.product import EMPTY, Layer, Product
 from tests.unit.artifact.builders import FILEPATH, IMAGE_LAYER, METADATA, TITLE, files_tar, tar_info, tar_of
 from tests.unit.pull.conftest import Pod, tree_of
 
