@@ -338,8 +338,8 @@ def test_a_damaged_manifest_on_the_disk(puller: Puller, fake: FakeRegistry, stor
                     "schemaVersion": 2,
                     "mediaType": OCI_INDEX,
                     "manifests": [
-                        {"mediaType": "m", "digest": str(Digest.of(b"one")), "size": 3, "platform": S390X},
-                        {"mediaType": "m", "digest": str(Digest.of(b"two")), "size": 3, "platform": S390X},
+                        {"mediaType": OCI_MANIFEST, "digest": str(Digest.of(b"one")), "size": 3, "platform": S390X},
+                        {"mediaType": OCI_MANIFEST, "digest": str(Digest.of(b"two")), "size": 3, "platform": S390X},
                     ],
                 }
             ).encode(),
