@@ -157,7 +157,9 @@ def test_a_directory_of_oras_py_that_is_not_wanted_is_not_fetched() -> None:
 
 @pytest.mark.parametrize("is_read", [False, True])
 def test_a_file_that_lost_its_path_does_not_come_back(is_read: bool) -> None:
-    """Which layer has a path is decided before a filter leaves out what it has there, be the winner fetched or not."""
+    """Where two layers have a file at one path, the later one has it, whatever is chosen: when that one is left out, the other does
+    not come back.
+    """
     weights = layer(TAR, b"tar", filepath="d/a.dat", metadata=METADATA % "a.dat")
     document = "application/vnd.cncf.model.doc.v1.raw"
     found = artifact(layer(document, b"old", filepath="d/a.dat"), layer(document, b"x", filepath="d/x"), weights)
