@@ -23,8 +23,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from modelcsi.deadline import Deadline
-from modelcsi.errors import FinalError, ModelCsiError, NotFound
+from modelcsi.errors import FinalError, NotFound
 from modelcsi.oci.digest import Digest
 from modelcsi.pull.job import PullJob
 from modelcsi.pull.patience import Patience
@@ -40,15 +39,12 @@ from modelcsi.view.plan import PlannedEntry, ViewPlan, plan_of, read_plan, write
 from modelcsi.view.wire import Ahead, ToServer, Want
 from modelcsi.volume.announcements import Announcements
 from modelcsi.volume.lazyrecords import lazy_id as lazy_id_of
-from modelcsi.volume.lazyrecords import read_callers, read_origin, wish_of, write_callers
+from modelcsi.volume.lazyrecords import read_callers, read_origin, write_callers
 from modelcsi.volume.lazyview import Done, LazyView
 from modelcsi.volume.mounts import LazyMounts
+from modelcsi.volume.refill import Refill
 
 logger = logging.getLogger(__name__)
-
-_FIRST_RETRY_SECONDS = 5.0
-_MAX_RETRY_SECONDS = 300.0
-_RESUME_SECONDS = 60.0
 
 
 class LazyObserver(Protocol):
@@ -69,14 +65,6 @@ class _User:
     caller: Caller
 
 
-@dataclass(slots=True)
-class _Retry:
-    """When a view whose job failed is tried again."""
-
-    at: float
-    pause: float = _FIRST_RETRY_SECONDS
-
-
 class LazyVolumes:
     """All lazy views of one store; calls come from any thread."""
 
@@ -89,12 +77,11 @@ class LazyVolumes:
         self._puller = puller
         self._mounts = mounts
         self._announcements = announcements
+        self._refill = Refill(store, puller, announcements, self)
         self._lock = threading.Lock()
-        # Under the lock: the views that are mounted, or about to be; who has them mounted, by target; when a job that failed is
-        # followed by another.
+        # Under the lock: the views that are mounted, or about to be; who has them mounted, by target.
         self._views: dict[str, LazyView] = {}
         self._users: dict[str, dict[str, _User]] = {}
-        self._retries: dict[str, _Retry] = {}
 
     def publish(
         self, resolved: Resolved, record: PublicationRecord, patience: Patience, joined: Callable[[PullJob], None]
@@ -206,14 +193,17 @@ class LazyVolumes:
                 logger.warning("the lazy mounts of %s have lost their server", plan.reference)
 
     def resume(self) -> None:
-        """Go on filling what is mounted and not complete: after a start, and what failed before when its time has come."""
-        now = time.monotonic()
+        """Go on filling what is mounted and not complete, where it is time to; called now and then."""
+        self._refill.look(tuple(self._views.values()))
+
+    def caller_of(self, view: str, record: PublicationRecord) -> Caller:
+        """See `refill.Users`."""
         with self._lock:
-            views = list(self._views.values())
-            due = [view for view in views if (retry := self._retries.get(view.view)) is None or retry.at <= now]
-        for view in due:
-            if view.job is None and not view.is_complete and view.plan is not None:
-                self._resume(view)
+            users = self._users.setdefault(view, {})
+            known = users.get(record.target)
+            caller = Caller() if known is None else known.caller
+            users[record.target] = _User(record.owner, caller)
+            return caller
 
     def rows(self) -> list[dict[str, Any]]:
         """Each view, for `modelcsi status`."""
@@ -259,13 +249,7 @@ class LazyVolumes:
         plan = view.plan
         if plan is None:
             return
-        with self._lock:
-            if error is None:
-                self._retries.pop(view.view, None)
-            else:
-                before = self._retries.get(view.view)
-                pause = _FIRST_RETRY_SECONDS if before is None else min(2 * before.pause, _MAX_RETRY_SECONDS)
-                self._retries[view.view] = _Retry(time.monotonic() + pause, pause)
+        self._refill.ended(view.view, is_complete=error is None)
         for owner in self._owners(view):
             if error is None:
                 self._announcements.mounted(owner, Digest.parse(plan.manifest))
@@ -346,7 +330,7 @@ class LazyVolumes:
                 return  # somebody has come meanwhile
             self._views.pop(view.view, None)
             self._users.pop(view.view, None)
-            self._retries.pop(view.view, None)
+        self._refill.forget(view.view)
         self._mounts.release(view.view)
         view.close()
         if view.files.directory.exists():
@@ -358,33 +342,6 @@ class LazyVolumes:
         except (OSError, ValueError) as error:
             logger.warning("the lazy view %s is not understood: %s", lazy_id, error)
             return None
-
-    def _resume(self, view: LazyView) -> None:
-        """With the credentials of each of its pods: one of them may still be good."""
-        origin, error = self.origin(view.view) or {}, None
-        for record in self._store.records.publications():
-            if record.view != view.view:
-                continue
-            with self._lock:
-                known = self._users.get(view.view, {}).get(record.target)
-            try:
-                self._fill_for(view, record, Caller() if known is None else known.caller, origin)
-            except ModelCsiError as raised:
-                error = raised
-                logger.warning("cannot go on filling %s for %s: %s", record.reference, record.target, raised)
-        if error is not None and view.job is None:
-            view.filled(error)
-
-    def _fill_for(self, view: LazyView, record: PublicationRecord, caller: Caller, origin: Mapping[str, str]) -> None:
-        self._join(view.view, record, caller)
-        self._announcements.begins(record.owner, caller.pod, record.reference)
-        patience = Patience(Deadline.after(_RESUME_SECONDS))
-        resolved = self._puller.resolve(wish_of(origin, record.reference, caller), patience)
-        source = resolved.repository.source
-        self._puller.begin(
-            *(resolved, record.owner, patience, view.observe),
-            lambda job: self._announcements.pulls(record.owner, job, source),
-        )
 
     def _row(self, view: LazyView) -> dict[str, Any]:
         origin, job, trouble = self.origin(view.view) or {}, view.job, view.trouble

@@ -124,6 +124,11 @@ class LazyView:
                     self._files_of.setdefault(entry.layer, []).append(number)
                 elif entry.type is EntryType.FILE:
                     self._fill.put(number, FileState.COMPLETE)
+            for layer, files in self._files_of.items():
+                if all(
+                    self._fill.state(number) is FileState.COMPLETE for number in files
+                ):  # as the last driver left it
+                    self._states.setdefault(layer, FileState.COMPLETE)
             for layer, state in self._states.items():
                 self._put(layer, state)
 
