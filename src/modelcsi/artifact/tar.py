@@ -159,6 +159,22 @@ class TarParser:
         if told < end:
             yield Other(data[told:])
 
+    @property
+    def is_over(self) -> bool:
+        """Whether the end of the archive was seen: what follows is not looked at."""
+        return self._is_over
+
+    @property
+    def passable(self) -> int:
+        """How many of the bytes that come next are of no concern to the parser: data and padding, before the next header."""
+        return self._data_left + self._skip
+
+    def pass_over(self, size: int) -> None:
+        """Take so many bytes, at most `passable`, as fed, without their events: the next header comes nearer."""
+        data = min(size, self._data_left)
+        self._data_left -= data
+        self._skip -= size - data
+
     def finish(self) -> None:
         """The stream is over; a tar may end at any member, the two zero blocks are not insisted on.
 

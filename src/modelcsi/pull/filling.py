@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import threading
+from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
+from modelcsi.artifact.artifact import Artifact
 from modelcsi.artifact.layer import Layer
 from modelcsi.artifact.selection import Selection
 from modelcsi.errors import RegistryUnavailable
 from modelcsi.oci.digest import Digest
 from modelcsi.pull.demands import Demands
 from modelcsi.pull.filltransfer import Filler, FillTarget, FillTransfer
+from modelcsi.pull.indexing import Ranges
 from modelcsi.pull.progress import Progress
 from modelcsi.pull.sources import Sources
+from modelcsi.pull.treeahead import TreeAhead
 from modelcsi.store.space import Reservation
 
 _FIRST_PAUSE_SECONDS, _MAX_PAUSE_SECONDS = 0.1, 5.0
@@ -32,10 +36,22 @@ class LayerWork:
     stop: threading.Event
     demands: Demands
     """Who reads while the layers arrive."""
+    ahead: TreeAhead
+    """What was told of the layers before they are here."""
 
     def selection_of(self, layer: Layer) -> Selection:
         """Which members of a tar are kept."""
         return Selection() if layer.digest in self.shared else self.selection
+
+    def ranges(self, layer: Layer) -> Ranges:
+        """What reads parts of the layer's blob."""
+        return Ranges(layer, self.sources, self.progress, self.stop)
+
+
+def shared_tars(artifact: Artifact) -> frozenset[Digest]:
+    """Tars that several layers name. An image's layers have nothing of their own to say, however often they are named."""
+    tars = [layer.digest for layer in artifact.layers if layer.codec.is_tar and not layer.is_image]
+    return frozenset(digest for digest, count in Counter(tars).items() if count > 1)
 
 
 def is_told(layer: Layer) -> bool:

@@ -7,12 +7,11 @@ verified stays, and what was half received is resumed by the next job. With an o
 
 from __future__ import annotations
 
-import contextlib
 import logging
 import threading
 import time
-from collections import Counter
 from collections.abc import Callable, Hashable, Mapping, Sequence
+from contextlib import AbstractContextManager, closing, nullcontext, suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -24,14 +23,15 @@ from modelcsi.artifact.tree import FileTree, build_tree, wanted_layers
 from modelcsi.errors import ModelCsiError, PullPending, TransientError, UnsupportedArtifact
 from modelcsi.oci.digest import Digest
 from modelcsi.pull.demands import Demands, Done, FillObserver, Want
-from modelcsi.pull.filling import LayerWork
+from modelcsi.pull.filling import LayerWork, shared_tars
+from modelcsi.pull.indexing import first_members
 from modelcsi.pull.layerpool import LayerPool
 from modelcsi.pull.layers import LayerPuller
 from modelcsi.pull.progress import LayerLog, Progress
 from modelcsi.pull.queue import JobQueue
 from modelcsi.pull.resolve import Resolved
 from modelcsi.pull.sources import Sources
-from modelcsi.pull.streams import Stopped
+from modelcsi.pull.streams import Either, Stopped
 from modelcsi.pull.treeahead import TreeAhead, TreeKnown
 from modelcsi.registry.client import Repository
 from modelcsi.store.space import Reservation
@@ -67,7 +67,13 @@ class PullJob:
         self._layer_finished = layer_finished
         self._sources = Sources(self.nudge)
         self._demands = Demands(self.layers, self._begin_now)
-        self._tree_ahead = TreeAhead(self.artifact, self.layers, wish.selection, wish.layout)
+        self._shared = shared = shared_tars(self.artifact)
+        self._ahead = TreeAhead(
+            self.artifact,
+            self.layers,
+            (wish.selection, wish.layout),
+            lambda layer: Selection() if layer.digest in shared else wish.selection,
+        )
         self._stop = threading.Event()
         self._changed = threading.Condition()
         # Under the condition's lock:
@@ -154,7 +160,7 @@ class PullJob:
         """
         if observer_of is not None:
             self._demands.observe(lambda: observer_of(self))
-        with contextlib.suppress(UnsupportedArtifact):  # the job will say so itself
+        with suppress(UnsupportedArtifact):  # the job will say so itself
             self._look_for_tree()
 
     def want(self, layer: Digest, start: int, end: int, done: Done) -> Want:
@@ -216,15 +222,24 @@ class PullJob:
         self._demands.finish(error)
 
     def _pull_in_turns(self) -> Path:
+        if not self._demands.is_observed:
+            return self._pull_in_turn(self._reserve)
+        # Who was shown the tree must find room for it; and he is not asked to wait for a turn to see it.
+        with self._reserve() as reservation, closing(self._ahead):
+            self._learn_tree(self._work(reservation, self._stop))
+            return self._pull_in_turn(lambda: nullcontext(reservation))
+
+    def _pull_in_turn(self, reserve: Callable[[], AbstractContextManager[Reservation]]) -> Path:
         """Several, if the registry gives nothing while others wait; what was received stays."""
         progress, recalls, is_urgent = self.progress, 0, self._demands.is_anything_wanted
-        self._look_for_tree()
         while True:
             with self._queue.turn(
                 lambda: progress.remaining_bytes, self._stop, progress.idle_seconds, recalls, is_urgent
             ) as recalled:
                 try:
-                    return self._pull(_Either(self._stop, recalled))
+                    with reserve() as reservation:
+                        tree = self._pull(self._work(reservation, Either(self._stop, recalled)))
+                    return self._build_view(self._layout.arrange(tree, self.artifact.digest))
                 except Stopped:
                     if self._stop.is_set():
                         raise
@@ -232,24 +247,34 @@ class PullJob:
             progress.begin_again()
             logger.info("pulling %s gave its turn to others, since nothing arrives", self.reference)
 
-    def _pull(self, stop: threading.Event) -> Path:
+    def _work(self, reservation: Reservation, stop: threading.Event) -> LayerWork:
+        return LayerWork(
+            *(self.selection, self._shared, self._sources, self.progress, reservation, stop),
+            demands=self._demands,
+            ahead=self._ahead,
+        )
+
+    def _learn_tree(self, work: LayerWork) -> None:
+        """Tell which files there are before they are here, as far as that can be learned."""
+        for layer in self.layers:
+            if self._puller.is_ready(layer, work):
+                self._demands.complete(layer)
+        self._ahead.learn(
+            self._demands.is_complete,
+            lambda layer: self._puller.index(layer, work),
+            lambda layer: first_members(layer, work.ranges(layer)),
+        )
+        self._look_for_tree()
+
+    def _pull(self, work: LayerWork) -> FileTree:
         # The largest first, that they may end together; but who reads wants the small files that tell how to read the others.
         layers = sorted(self.layers, key=lambda layer: layer.size, reverse=not self._demands.is_observed)
-        reservation = self._reserve()
-        try:
-            # An image's layers have nothing of their own to say, however often they are named.
-            tars = [layer.digest for layer in self.artifact.layers if layer.codec.is_tar and not layer.is_image]
-            uses = Counter(tars)
-            shared = frozenset(digest for digest, count in uses.items() if count > 1)
-            work = LayerWork(self.selection, shared, self._sources, self.progress, reservation, stop, self._demands)
-            self._pull_layers(layers, work)
-            selection = self._settle(layers, work) if self.artifact.overlay else self.selection
-        finally:
-            reservation.close()
+        self._pull_layers(layers, work)
+        selection = self._settle(layers, work) if self.artifact.overlay else self.selection
         tree = build_tree(self.artifact, self._members(selection), selection)
         for warning in (*self.artifact.warnings, *tree.warnings):
             logger.warning("%s: %s", self.reference, warning)
-        return self._build_view(self._layout.arrange(tree, self.artifact.digest))
+        return tree
 
     def _settle(self, layers: list[Layer], work: LayerWork) -> Selection:
         """Which directory of an image is shown: most layers are here for that, a second reading of some may be needed."""
@@ -290,7 +315,7 @@ class PullJob:
     def _pull_layers(self, layers: list[Layer], work: LayerWork) -> None:
         """Several layers at a time; the first error ends all of them."""
         pool = LayerPool(layers, self._queue.layers_at_once(), work.stop)
-        inner = replace(work, stop=_Either(work.stop, pool.failed))
+        inner = replace(work, stop=Either(work.stop, pool.failed))
         with self._changed:
             self._pool = pool
         for layer in filter(self._demands.is_wanted, layers):
@@ -307,6 +332,7 @@ class PullJob:
         try:
             self._puller.pull(layer, work)
             self.layer_log.end(layer)
+            self._check(layer)
             self._demands.complete(layer)
             self._look_for_tree()
         except Exception as raised:
@@ -315,9 +341,20 @@ class PullJob:
         finally:
             self._layer_finished(layer.size, time.monotonic() - began, error)
 
-    def _reserve(self) -> Reservation:
+    def _reserve(self) -> closing[Reservation]:
         need = sum(self._puller.need_bytes(layer, self.selection, self._sources.host) for layer in self.layers)
-        return self._store.space.reserve(need, str(self.reference))
+        return closing(self._store.space.reserve(need, str(self.reference)))
+
+    def _check(self, layer: Layer) -> None:
+        """What was told of a layer before it was here must be so."""
+        members = self._store.content.members(layer.digest, reading_of(layer, self.selection))
+        if members is None:
+            return
+        try:
+            self._ahead.check(layer, members)
+        except UnsupportedArtifact as error:
+            self._demands.restarted(layer, error)
+            raise
 
     def _begin_now(self, layer: Layer) -> None:
         """Somebody waits for bytes of a layer that is not open."""
@@ -330,7 +367,7 @@ class PullJob:
     def _look_for_tree(self) -> None:
         """Know the tree as soon as it can be known, if somebody wants to read it before it is complete."""
         if self._tree is None and self._demands.is_observed:
-            tree = self._tree_ahead.known(self._members_of)
+            tree = self._ahead.known(self._members_of)
             with self._changed:
                 self._tree = tree
                 self._changed.notify_all()
@@ -358,18 +395,3 @@ class PullJob:
             self._changed.wait(min(timeout(), threading.TIMEOUT_MAX))
         if self._error is not None:
             raise self._error
-
-
-class _Either(threading.Event):
-    """Set when one of two events is; waiting looks at the first one at least twice a second."""
-
-    def __init__(self, outer: threading.Event, inner: threading.Event) -> None:
-        super().__init__()
-        self._outer = outer
-        self._inner = inner
-
-    def is_set(self) -> bool:
-        return self._outer.is_set() or self._inner.is_set()
-
-    def wait(self, timeout: float | None = None) -> bool:
-        return self._inner.wait(timeout) or self._outer.is_set()

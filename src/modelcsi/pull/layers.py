@@ -13,6 +13,7 @@ Cases, by what the manifest tells of the layer:
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 from collections.abc import Iterator
@@ -24,17 +25,22 @@ from modelcsi.artifact.image_tree import reading_of
 from modelcsi.artifact.layer import Compression, Layer, is_tar_head, sniff_codec
 from modelcsi.artifact.members import AS_TAR, Reading
 from modelcsi.artifact.selection import Selection
-from modelcsi.errors import CorruptContent, UnsupportedArtifact
+from modelcsi.errors import CorruptContent, RegistryUnavailable, UnsupportedArtifact
 from modelcsi.oci.descriptor import Descriptor
+from modelcsi.pull.checktar import TarChecker
 from modelcsi.pull.claims import Claims
 from modelcsi.pull.decode import decode, needs_large_window
 from modelcsi.pull.filling import LayerWork, fill, is_told
+from modelcsi.pull.indexing import Indexed, index_tar
 from modelcsi.pull.sources import Sources
-from modelcsi.pull.targets import Accounted, Inline, Lazy, Nothing, Proving, Streamed
+from modelcsi.pull.targets import Accounted, AccountedIndex, Inline, Lazy, Nothing, Proving, Streamed
 from modelcsi.pull.transfer import Origin, Target, Transfer
+from modelcsi.pull.treeahead import kept_members
 from modelcsi.pull.unpack import Unpacker, has_admitted_members, missing_members, peek
 from modelcsi.pull.window import MemoryBudget
+from modelcsi.store.chunks import CHUNK_BYTES
 from modelcsi.store.content import ReadyBlob, ReadyLayer
+from modelcsi.store.indexed import IndexedIngest, stored_index
 from modelcsi.store.ingest import BlobIngest, LayerIngest, discard_ingest, has_ingest, ingested_bytes
 from modelcsi.store.store import Store
 
@@ -80,6 +86,12 @@ class LayerPuller:
             return 0
         return max(0, layer.size - ingested_bytes(self._store.layout, layer.digest, host))
 
+    def is_ready(self, layer: Layer, work: LayerWork) -> bool:
+        """Whether the layer is here and this job's repository delivered it before: nobody needs to be asked."""
+        return self.holds(layer, work.selection_of(layer)) and (
+            is_told(layer) or self._was_delivered(layer, work.sources)
+        )
+
     def pull(self, layer: Layer, work: LayerWork) -> None:
         """Bring the layer here, or wait until another job has, and prove that the job's repository may use it.
 
@@ -113,6 +125,7 @@ class LayerPuller:
                 return self._bring_as_told(layer, work)
             except CorruptContent as error:
                 work.demands.restarted(layer, error)
+                work.ahead.distrust(layer)
                 discard_ingest(self._store.layout, layer.digest, work.sources.host)
                 if work.stop.is_set():
                     raise
@@ -149,6 +162,10 @@ class LayerPuller:
     def _bring_packed(self, layer: Layer, work: LayerWork) -> None:
         reading = self._reading(layer, work)
         is_plain = layer.codec.compression is Compression.NONE
+        indexed = self._index(layer, work, reading) if is_plain and not layer.is_image else None
+        if indexed is not None:
+            self._bring_indexed(layer, work, indexed, reading)
+            return
         with closing(self._layer_ingest(layer, work, reading, is_resumable=is_plain)) as ingest:
             unpacker = Unpacker(layer, work.selection_of(layer), ingest, work.reservation, reading)
             if is_plain or layer.size < KEEP_COMPRESSED_ABOVE_BYTES:
@@ -159,6 +176,40 @@ class LayerPuller:
                 with closing(Lazy(received, layer.size, work.reservation, unpacker if is_begun else None)) as target:
                     self._transfer(layer.descriptor, target, work, unpacker)
             self._commit_layer(layer, work, ReadyLayer(ingest, tuple(unpacker.members), reading))
+
+    def _bring_indexed(self, layer: Layer, work: LayerWork, indexed: Indexed, reading: Reading) -> None:
+        index, layout = indexed.index, self._store.layout
+        kept = kept_members(layer, index.members, work.selection_of(layer))
+        plan = self._index_plan(layer, work, reading)
+        ingest = IndexedIngest(layout, layer.digest, plan, work.sources.host, (layer.size, index, kept))
+        with closing(ingest):
+            target = AccountedIndex(ingest, work.reservation)
+            for chunk, data in indexed.take_chunks():
+                target.put(chunk * CHUNK_BYTES, data)
+                target.mark(chunk)
+            checker = TarChecker(layer, ingest)
+            fill(layer, target, work, checker.run)
+            self._commit_layer(layer, work, ReadyLayer(ingest, tuple(checker.members), reading))
+
+    def index(self, layer: Layer, work: LayerWork) -> Indexed:
+        """The index of an uncompressed tar: of an attempt that was killed, or made now. Raises as `index_tar` does."""
+        plan = self._index_plan(layer, work, self._reading(layer, work))
+        known = stored_index(self._store.layout, layer.digest, plan, work.sources.host)
+        with contextlib.suppress(RegistryUnavailable):  # making it waits for the registry
+            if known is not None and work.sources.shows(layer.descriptor):
+                return Indexed(known)
+        return index_tar(layer, work.ranges(layer), self._store.layout.ingests)
+
+    def _index(self, layer: Layer, work: LayerWork, reading: Reading) -> Indexed | None:
+        """The index by which to write a tar: if it is read while it arrives, or if an attempt of before had one."""
+        if work.demands.is_observed:
+            return work.ahead.index_of(layer)
+        plan = self._index_plan(layer, work, reading)
+        known = stored_index(self._store.layout, layer.digest, plan, work.sources.host)
+        return None if known is None else Indexed(known)
+
+    def _index_plan(self, layer: Layer, work: LayerWork, reading: Reading) -> str:
+        return f"by index: {_plan(layer, work, reading)}"
 
     def _bring_undecided(self, layer: Layer, work: LayerWork) -> None:
         with closing(BlobIngest(self._store.layout, layer.digest, layer.size, work.sources.host)) as received:
@@ -182,17 +233,8 @@ class LayerPuller:
         return known.reading if known is not None and known.reading.covers(reading) else reading
 
     def _layer_ingest(self, layer: Layer, work: LayerWork, reading: Reading, *, is_resumable: bool) -> LayerIngest:
-        selection = work.selection_of(layer)
-        key = json.dumps(
-            [
-                *(layer.codec.is_tar, layer.codec.compression.value),
-                *(selection.key(), layer.sole_member_path, layer.is_weight),  # what `wants_member` looks at
-                *([layer.prefix] if layer.prefix else []),
-                *([reading.to_json()] if reading != AS_TAR else []),
-            ]
-        )
         return LayerIngest(
-            *(self._store.layout, layer.digest, key, work.sources.host),
+            *(self._store.layout, layer.digest, _plan(layer, work, reading), work.sources.host),
             is_resumable=is_resumable,
             skips_prefix=layer.is_image,
         )
@@ -250,9 +292,29 @@ class LayerPuller:
                 return True
         return False
 
+    def _was_delivered(self, layer: Layer, sources: Sources) -> bool:
+        records = self._store.records
+        return any(
+            records.deliveries([layer.digest], repository.host, repository.name)
+            for repository in sources.repositories()
+        )
+
     def _record_delivery(self, layer: Layer, sources: Sources) -> None:
         for repository in sources.repositories()[:1]:
             self._store.records.put_delivery([layer.digest], repository.host, repository.name)
+
+
+def _plan(layer: Layer, work: LayerWork, reading: Reading) -> str:
+    """What an ingest of a tar depends on: one of another plan cannot be continued."""
+    selection = work.selection_of(layer)
+    return json.dumps(
+        [
+            *(layer.codec.is_tar, layer.codec.compression.value),
+            *(selection.key(), layer.sole_member_path, layer.is_weight),  # what `wants_member` looks at
+            *([layer.prefix] if layer.prefix else []),
+            *([reading.to_json()] if reading != AS_TAR else []),
+        ]
+    )
 
 
 def _ready(ingest: BlobIngest, layer: Layer) -> ReadyBlob:

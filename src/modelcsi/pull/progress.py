@@ -113,6 +113,15 @@ class Progress:
             self._trouble = None
             self._sample(now)
 
+    def looked_at(self, size: int) -> None:
+        """So many bytes came over the network and are no part of what is to be here: or they count when they are stored."""
+        now = self._clock()
+        with self._lock:
+            self._downloaded += size
+            self._trouble = None
+            self._moved_at = now
+            self._sample(now)
+
     def take_back(self, size: int) -> None:
         """So many bytes were worthless (a digest did not match) and will come again."""
         with self._lock:

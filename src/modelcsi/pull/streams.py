@@ -74,3 +74,20 @@ def pause_seconds(error: RegistryUnavailable, failures: int, most: float = MAX_P
     if error.retry_after_seconds is not None:
         pause = max(pause, min(error.retry_after_seconds, _MAX_RETRY_AFTER_SECONDS))
     return pause
+
+
+class Either(threading.Event):
+    """Set when one of two events is; waiting looks at the first one at least twice a second."""
+
+    def __init__(self, outer: threading.Event, inner: threading.Event) -> None:
+        super().__init__()
+        self._outer = outer
+        self._inner = inner
+
+    def is_set(self) -> bool:
+        """Whether one of them is."""
+        return self._outer.is_set() or self._inner.is_set()
+
+    def wait(self, timeout: float | None = None) -> bool:
+        """Whether one of them is, soon."""
+        return self._inner.wait(timeout) or self._outer.is_set()

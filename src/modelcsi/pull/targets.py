@@ -8,6 +8,7 @@ from modelcsi.oci.descriptor import Descriptor
 from modelcsi.pull.sources import Sources, SourceStream
 from modelcsi.pull.unpack import Unpacker
 from modelcsi.registry.blob import Stream
+from modelcsi.store.indexed import IndexedIngest
 from modelcsi.store.ingest import BlobIngest, LayerIngest
 from modelcsi.store.space import Reservation
 
@@ -50,6 +51,22 @@ class Accounted:
     def mark(self, chunk: int) -> None:
         """See `FillTarget.mark`."""
         self._ingest.mark(chunk)
+
+
+class AccountedIndex:
+    """The same for a tar that is written by its index."""
+
+    def __init__(self, ingest: IndexedIngest, reservation: Reservation) -> None:
+        self._ingest = ingest
+        self._reservation = reservation
+        self.runs = ingest.runs
+        self.read = ingest.read
+        self.mark = ingest.mark
+
+    def put(self, offset: int, data: bytes) -> None:
+        """See `FillTarget.put`."""
+        self._ingest.put(offset, data)
+        self._reservation.used(len(data))
 
 
 class Streamed:

@@ -29,6 +29,7 @@ from modelcsi.store.durable import (
     sync_directory,
     sync_filesystem,
 )
+from modelcsi.store.indexed import IndexedIngest
 from modelcsi.store.ingest import BlobIngest, LayerIngest
 from modelcsi.store.layout import StoreLayout, directories_in, member_files, member_name
 
@@ -63,7 +64,7 @@ class ReadyBlob:
 class ReadyLayer:
     """A tar layer whose stream matched its digest and whose wanted members are written."""
 
-    ingest: LayerIngest
+    ingest: LayerIngest | IndexedIngest
     members: tuple[Member, ...]
     reading: Reading = AS_TAR
 

@@ -27,6 +27,8 @@ from modelcsi.store.chunks import CHUNK_BYTES, ChunkMap
 from modelcsi.store.durable import WriteBack, disk_bytes, preallocate, space_errors, write_all, write_back_behind
 from modelcsi.store.layout import StoreLayout, member_files, member_name
 
+INDEX_NAME = "index.json"
+"""In the directory of a tar: it is written in any order."""
 _REPLAY_BYTES = 1 << 20
 _JOURNAL_ENTRY = struct.Struct("<QQQ")  # offset in stray, member number, size of the member
 _OPEN = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
@@ -42,8 +44,9 @@ class BlobIngest:
         self.directory = layout.ingest(digest, host)
         with space_errors(str(digest)):
             self.directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+            _drop_indexed(self.directory)
             self.chunks = ChunkMap(self.directory / "chunks", size)
-            self.fd = _open_again(self.path)
+            self.fd = open_again(self.path)
             self._file = BlobFile(self.path, self.fd)
             try:
                 if os.fstat(self.fd).st_size > size:  # of a manifest that named this digest with another size
@@ -220,7 +223,7 @@ class LayerIngest:
         name = member_name(number)
         self._make_directory(name.rpartition("/")[0])
         # What most members have in the end; who makes a file may write it all the same.
-        self._member_fd = _open_again(name, self._members_fd, self._file_mode)
+        self._member_fd = open_again(name, self._members_fd, self._file_mode)
         self._member_stored = os.fstat(self._member_fd).st_size if number in self._found else 0
         self._member_offset = 0
         if self._is_resumable and size >= CHUNK_BYTES:  # a compressed stream may claim any size
@@ -271,7 +274,8 @@ class LayerIngest:
         self._members_fd = self._stray_fd = self._journal_fd = self._member_fd = -1
 
     def _open(self, plan: str) -> None:
-        if _read_plan(self.directory) != plan:
+        if read_plan(self.directory) != plan:
+            _drop_indexed(self.directory.parent)
             if self.directory.exists():
                 shutil.rmtree(self.directory)
             self.directory.mkdir(mode=0o700, parents=True)
@@ -358,7 +362,7 @@ def discard_ingest(layout: StoreLayout, digest: Digest, host: str = "") -> None:
         shutil.rmtree(directory)
 
 
-def _open_again(path: Path | str, directory_fd: int | None = None, mode: int = 0o600) -> int:
+def open_again(path: Path | str, directory_fd: int | None = None, mode: int = 0o600) -> int:
     """Open for writing what an earlier attempt may have made read-only already: a complete member, or an interrupted commit."""
     try:
         return os.open(path, _OPEN, mode, dir_fd=directory_fd)
@@ -367,12 +371,20 @@ def _open_again(path: Path | str, directory_fd: int | None = None, mode: int = 0
         return os.open(path, _OPEN, mode, dir_fd=directory_fd)
 
 
-def _read_plan(directory: Path) -> str | None:
+def read_plan(directory: Path) -> str | None:
+    """How the tar is read that is being written there."""
     try:
         value = json.loads((directory / "plan.json").read_text())
     except (FileNotFoundError, ValueError):
         return None
     return value if isinstance(value, str) else None
+
+
+def _drop_indexed(directory: Path) -> None:
+    """What is there of a tar that arrived by its index (`store/indexed.py`): its marks mean other files."""
+    if (directory / "tar" / INDEX_NAME).exists():
+        (directory / "chunks").unlink(missing_ok=True)
+        shutil.rmtree(directory / "tar")
 
 
 def _read_range(fd: int, start: int, end: int) -> Iterator[bytes]:
