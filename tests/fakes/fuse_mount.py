@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import ctypes
+import mmap
 import os
 import socket
 import subprocess
 import sys
-from collections.abc import Sequence
 from pathlib import Path
+from typing import Self
 
-from modelcsi.mount.wire import Drop, FromHolder, FromServer, Serve, read_by_holder
+from modelcsi.mount.wire import FromHolder, FromServer, Pong, Serve, Served, read_by_holder
 from modelcsi.packets import MAX_PACKET_BYTES, encode
 
 _LIBC = ctypes.CDLL(None, use_errno=True)
@@ -54,60 +55,81 @@ def connection_of(target: Path) -> Path:
     return Path("/sys/fs/fuse/connections") / minor
 
 
-class TinyHolder:
-    """Keeps descriptors, has one server at a time."""
+class ServerOfTest:
+    """A process that has begun."""
 
-    def __init__(
-        self, root: Path, *, verify: str = "range", read_timeout: float = 300.0, prefix: Sequence[str] = ()
-    ) -> None:
-        self._arguments = (str(root), verify, str(read_timeout))
-        self._prefix = prefix
-        self.fds: dict[str, int] = {}
-        self.process: subprocess.Popen[bytes] | None = None
-        self._socket: socket.socket | None = None
-
-    def start(self) -> None:
-        """A new server, with all views."""
-        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    def __init__(self, *arguments: str) -> None:
+        self.socket, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        self.socket.settimeout(30)
         with theirs:
-            command = [*self._prefix, sys.executable, "-c", _SERVER, str(theirs.fileno()), *self._arguments]
+            command = [sys.executable, "-c", _SERVER, str(theirs.fileno()), *arguments]
             self.process = subprocess.Popen(command, pass_fds=(theirs.fileno(),))
-        if self._socket is not None:
-            self._socket.close()
-        self._socket = ours
-        self._socket.settimeout(30)
-        for view, fd in self.fds.items():
-            self.tell(Serve(view), fd)
 
-    def hold(self, view: str, fd: int) -> None:
-        """Keep a view from now on."""
-        self.fds[view] = fd
-        if self._socket is not None:
-            self.tell(Serve(view), fd)
+    @property
+    def cpu_seconds(self) -> float:
+        """That it has used."""
+        fields = Path(f"/proc/{self.process.pid}/stat").read_text().rpartition(")")[2].split()
+        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
-    def drop(self, view: str) -> None:
-        """Keep it no more."""
-        os.close(self.fds.pop(view))
-        self.tell(Drop(view))
-
-    def tell(self, message: FromHolder, *fds: int) -> None:
-        assert self._socket is not None, "started"
-        socket.send_fds(self._socket, [encode(message)], list(fds))
+    @property
+    def resident_bytes(self) -> int:
+        """Memory of its own and shared."""
+        return int(Path(f"/proc/{self.process.pid}/statm").read_text().split()[1]) * mmap.PAGESIZE
 
     def hear(self) -> FromServer:
-        """What the server says next."""
-        assert self._socket is not None, "started"
-        return read_by_holder(self._socket.recv(MAX_PACKET_BYTES))
+        """What it says next."""
+        return read_by_holder(self.socket.recv(MAX_PACKET_BYTES))
+
+    def tell(self, message: FromHolder, *fds: int) -> None:
+        socket.send_fds(self.socket, [encode(message)], list(fds))
 
     def kill(self) -> None:
         """kill -9, and wait for the end."""
-        if self.process is not None:
-            self.process.kill()
-            self.process.wait()
+        self.process.kill()
+        self.process.wait()
+        self.socket.close()
 
-    def close(self) -> None:
-        self.kill()
-        if self._socket is not None:
-            self._socket.close()
+
+class TinyHolder:
+    """Keeps descriptors; one server serves all, and another may stand by."""
+
+    def __init__(self, root: Path, *, verify: str = "range", read_timeout: float = 300.0) -> None:
+        self._arguments = (str(root), verify, str(read_timeout))
+        self.fds: dict[str, int] = {}
+        self.server = self._start()
+        self.standby: ServerOfTest | None = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for server in (self.server, self.standby):
+            if server is not None:
+                server.kill()
         for fd in self.fds.values():
             os.close(fd)
+
+    def hold(self, view: str, fd: int) -> None:
+        """Keep a view from now on, and have it served."""
+        self.fds[view] = fd
+        self._give(view)
+
+    def stand_by(self) -> None:
+        """Start the one that comes next."""
+        self.standby = self._start()
+
+    def replace(self) -> None:
+        """kill -9 the server; the standby, or one that is started now, serves on."""
+        self.server.kill()
+        self.server, self.standby = self.standby or self._start(), None
+        for view in self.fds:
+            self._give(view)
+
+    def _start(self) -> ServerOfTest:
+        server = ServerOfTest(*self._arguments)
+        assert isinstance(server.hear(), Pong)
+        return server
+
+    def _give(self, view: str) -> None:
+        self.server.tell(Serve(view), self.fds[view])
+        assert Served(view) == self.server.hear()

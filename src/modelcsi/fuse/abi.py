@@ -102,7 +102,6 @@ class InitFlag(enum.IntFlag):
     ASYNC_READ = 1 << 0
     DO_READDIRPLUS = 1 << 13
     READDIRPLUS_AUTO = 1 << 14
-    ASYNC_DIO = 1 << 15
     PARALLEL_DIROPS = 1 << 18
     MAX_PAGES = 1 << 22
     CACHE_SYMLINKS = 1 << 23

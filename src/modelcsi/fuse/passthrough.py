@@ -40,11 +40,11 @@ _BACKGROUND = 0xFFFF
 ranges would keep out those of ranges that are there."""
 _CONGESTED = 0xC000
 _STACK_DEPTH = 1
+# Not ASYNC_DIO: a read with O_DIRECT would wait where no signal reaches it (fs/fuse/file.c, fuse_direct_IO: wait_for_completion).
 _OFFERED = (
     InitFlag.ASYNC_READ
     | InitFlag.DO_READDIRPLUS
     | InitFlag.READDIRPLUS_AUTO
-    | InitFlag.ASYNC_DIO
     | InitFlag.PARALLEL_DIROPS
     | InitFlag.MAX_PAGES
     | InitFlag.CACHE_SYMLINKS
