@@ -20,7 +20,11 @@ _SEALS = fcntl.F_SEAL_SEAL | fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_S
 
 
 class HolderGone(Exception):
-    """The holder has hung up, or does not answer in time."""
+    """The holder has hung up."""
+
+
+class HolderStuck(HolderGone):
+    """The holder does not answer in time."""
 
 
 @dataclass(slots=True)
@@ -66,6 +70,9 @@ class Conversation:
             send(self._socket, message, descriptors)
             while not self._take(answer, end):
                 pass
+        except TimeoutError as error:
+            _close_all(answer)
+            raise HolderStuck("it does not answer") from error
         except OSError as error:
             _close_all(answer)
             raise HolderGone(str(error)) from error

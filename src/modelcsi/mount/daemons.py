@@ -25,7 +25,7 @@ from pathlib import Path
 from modelcsi.errors import MountFailed
 from modelcsi.mount import wire
 from modelcsi.mount.adapters import PASSTHROUGH
-from modelcsi.mount.conversation import Answer, Conversation, HolderGone, read_secret, secret_file
+from modelcsi.mount.conversation import Answer, Conversation, HolderGone, HolderStuck, read_secret, secret_file
 from modelcsi.mount.fusemount import abort, devices_of
 from modelcsi.mount.lifetime import SERVING_NAME
 from modelcsi.mount.link import SOCKET_NAME
@@ -38,6 +38,7 @@ _ANSWER_SECONDS = 5.0
 """A holder answers within milliseconds; one that does not in this time is stuck."""
 _HOLD_SECONDS = 10.0
 """For a publish, with the start of a holder."""
+_STATUS_SECONDS = 1.0
 _LOOK_SECONDS = 10.0
 """How often a holder with views is asked whether it still answers."""
 _FIRST_PAUSE_SECONDS = 0.01
@@ -118,7 +119,7 @@ class Daemons:
         if old is not None:
             old.close()
         try:
-            self._do(Task(wire.Hold(view, adapter, device), descriptors, queue.SimpleQueue()))
+            self._do(Task(_message_of(held), descriptors, queue.SimpleQueue()))
         except MountFailed:
             self.release(view)
             raise
@@ -130,8 +131,7 @@ class Daemons:
             if parked is None:
                 return
             parked.held = Held(view, parked.held.adapter, parked.held.device, secret)
-            message = wire.Hold(view, parked.held.adapter, parked.held.device)
-            self._tasks.append(Task(message, [secret_file(secret)], queue.SimpleQueue()))
+            self._tasks.append(Task(_message_of(parked.held), [secret_file(secret)], queue.SimpleQueue()))
         self._wake()
 
     def release(self, view: str) -> None:
@@ -158,7 +158,15 @@ class Daemons:
             return parked is not None and (parked.fuse_fd is None or not has_ended(parked.fuse_fd))
 
     def servers(self) -> tuple[ServerStatus, ...]:
-        """The processes, as of some seconds ago; none while the holder is away."""
+        """The processes; none while the holder is away, and those of some seconds ago if it hangs."""
+        task = Task(wire.ListHeld(descriptors=False), [], queue.SimpleQueue())
+        if self._holder_pid is not None:
+            with self._lock:
+                self._tasks.append(task)
+            self._wake()
+            with suppress(queue.Empty):
+                task.done.get(timeout=_STATUS_SECONDS)
+        task.is_cancelled = True
         with self._lock:
             return self._servers
 
@@ -191,6 +199,8 @@ class Daemons:
         while not self._ended.is_set():
             try:
                 self._turn()
+            except HolderStuck:
+                self._part("it does not answer", must_kill=True)
             except HolderGone as error:
                 self._part(str(error))
             except Exception:  # a thread's main: what is a bug today must not cost the node its lazy volumes tomorrow
@@ -232,14 +242,7 @@ class Daemons:
                 self._mind_the_time()
             return
         self._conversation, self._pause = conversation, 0.0
-        try:
-            self._settle(conversation)
-        except HolderGone:
-            if self._own.is_ours_to_start:  # it listens and does not answer: ours to replace
-                logger.warning("the FUSE holder %d does not answer: it is killed", conversation.pid)
-                with suppress(ProcessLookupError):
-                    os.kill(conversation.pid, signal.SIGKILL)
-            raise
+        self._settle(conversation)
         self._alone_since = None
         with self._lock:
             self._holder_pid = conversation.pid
@@ -284,7 +287,7 @@ class Daemons:
         """A view that the holder should have and has not."""
         if parked.fuse_fd is None:
             with self._lock:
-                has_task = any(task.message.view == parked.held.view for task in self._tasks)
+                has_task = any(_message_of(parked.held) == task.message for task in self._tasks)
             if not has_task:
                 self._lose(parked.held.view, "its server ended together with the FUSE holder")
             return
@@ -300,7 +303,7 @@ class Daemons:
     def _send_hold(self, conversation: Conversation, held: Held, fuse_fds: list[int]) -> None:
         secret_fd = secret_file(held.secret or b"")
         try:
-            conversation.ask(wire.Hold(held.view, held.adapter, held.device), [secret_fd, *fuse_fds])
+            conversation.ask(_message_of(held), [secret_fd, *fuse_fds])
         finally:
             os.close(secret_fd)
 
@@ -313,7 +316,9 @@ class Daemons:
                     with self._lock:
                         self._tasks.insert(0, task)
                     raise
-                if isinstance(task.message, wire.Release):
+                if isinstance(task.message, wire.ListHeld):
+                    self._note_servers(answer)
+                elif isinstance(task.message, wire.Release):
                     with self._lock:
                         self._released.discard(task.message.view)
                 task.done.put(answer.error)
@@ -352,14 +357,17 @@ class Daemons:
             parked.close()
         return parked is not None
 
-    def _part(self, why: str) -> None:
-        """Forget a holder that has gone."""
+    def _part(self, why: str, *, must_kill: bool = False) -> None:
+        """Forget a holder that has gone; one that only hangs is killed if another can be started."""
         conversation, self._conversation = self._conversation, None
         if conversation is None:
             return
-        conversation.close()
         if why:
             logger.warning("the FUSE holder %d is not there any more: %s", conversation.pid, why)
+        if must_kill and self._own.is_ours_to_start:
+            with suppress(ProcessLookupError):
+                os.kill(conversation.pid, signal.SIGKILL)
+        conversation.close()
         with self._lock:
             self._holder_pid, self._servers = None, ()
 
@@ -385,3 +393,7 @@ class Daemons:
                 self._on_lost(*loss)
             except Exception:  # a thread's main
                 logger.exception("telling that view %s is lost failed", loss[0])
+
+
+def _message_of(held: Held) -> wire.Hold:
+    return wire.Hold(held.view, held.adapter, held.device)

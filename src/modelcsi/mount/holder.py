@@ -15,7 +15,6 @@ import os
 import select
 import signal
 import socket
-import struct
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -40,8 +39,8 @@ from modelcsi.mount.lifetime import (
 )
 from modelcsi.mount.lines import Line, Loop
 from modelcsi.mount.link import SOCKET_NAME
-from modelcsi.mount.servers import Role, ServerProcess, Servers
-from modelcsi.packets import UnknownPacket
+from modelcsi.mount.peers import Peer, accept
+from modelcsi.mount.servers import Role, ServerProcess, Servers, ServerSettings
 
 logger = logging.getLogger(__name__)
 
@@ -50,7 +49,6 @@ _IDLE_SECONDS = 5.0
 """Without a view, until the servers end, and a holder that the driver started: the next pod may come soon."""
 _ORPHANS_SECONDS = 1.0
 """For servers of a killed holder to come back, before a driver is told what there is. They need milliseconds."""
-_CREDENTIALS = struct.Struct("3i")
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +62,8 @@ class HolderSettings:
     """What this holder becomes when it replaces its program, but for `--resume N`."""
     ends_when_idle: bool = False
     """Some seconds after its last view."""
+    give_up_seconds: float = 30.0
+    """Without a server that works, until readers get errors instead of waiting."""
 
 
 @dataclass(slots=True)
@@ -100,7 +100,8 @@ class Holder:
         else:
             self._lock_fd, self._serving_fd = state["lock"], state["serving"]
             self._listener = socket.socket(fileno=state["listener"])
-        self._servers = Servers(self._loop, self, settings.server_command, self._serving_fd)
+        of_servers = ServerSettings(settings.server_command, self._serving_fd, settings.give_up_seconds)
+        self._servers = Servers(self._loop, self, of_servers)
         self._listener.setblocking(False)
         self._loop.watch(self._listener.fileno(), lambda _events: self._accept())
         self._watch_signals()
@@ -152,21 +153,11 @@ class Holder:
     # The listener.
 
     def _accept(self) -> None:
-        try:
-            connection, _ = self._listener.accept()
-        except OSError as error:  # gone again, or no descriptors left
-            logger.debug("nobody to accept: %s", error)
-            return
-        pid, uid, _ = _CREDENTIALS.unpack(
-            connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size)
-        )
-        if uid != os.geteuid():
-            logger.warning("process %d of user %d is refused", pid, uid)
-            connection.close()
-            return
-        _Peer(self, self._loop, connection, pid)
+        accepted = accept(self._listener)
+        if accepted is not None:
+            Peer(self, self._loop, *accepted)
 
-    def handle(self, peer: _Peer, message: wire.FromPeer, descriptors: list[int]) -> None:
+    def handle(self, peer: Peer, message: wire.FromPeer, descriptors: list[int]) -> None:
         """What a driver or an orphan says; what is left in `descriptors` is closed by the caller."""
         match message:
             case wire.Hold():
@@ -231,7 +222,7 @@ class Holder:
             return wire.Done(ok=False, error=f"cannot start a server: {error.strerror}")
         return wire.Done()
 
-    def _take_back(self, peer: _Peer, message: wire.Returned, descriptors: list[int]) -> None:
+    def _take_back(self, peer: Peer, message: wire.Returned, descriptors: list[int]) -> None:
         """A view that an orphan serves; the driver may have given it already."""
         if peer.server is None:
             return
@@ -363,37 +354,6 @@ class Holder:
             if server.view is None:
                 server.role = Role.ELDER if server.role in {Role.ACTIVE, Role.ELDER} else Role.LEAVING
             self._servers.adopt(server, socket.socket(fileno=line_fd) if line_fd >= 0 else None)
-
-
-class _Peer:
-    """Who connected to the listener: the driver, or an orphan."""
-
-    def __init__(self, holder: Holder, loop: Loop, connection: socket.socket, pid: int) -> None:
-        self.pid = pid
-        self.server: ServerProcess | None = None
-        self._holder = holder
-        self.line = Line(loop, connection, self._read)
-
-    def _read(self, packet: bytes, descriptors: list[int]) -> None:
-        if not packet:
-            if self.server is not None:
-                self._holder.hear(self.server, packet, descriptors)
-            return
-        try:
-            message = wire.read_from_peer(packet)
-            if self.server is not None and not isinstance(message, wire.Returned):
-                self._holder.hear(self.server, packet, [])
-            else:
-                self._holder.handle(self, message, descriptors)
-        except UnknownPacket as error:
-            logger.warning("process %d: %s", self.pid, error)
-            self.line.send(wire.Done(ok=False, error=str(error)))
-        except ValueError as error:
-            logger.warning("process %d said what cannot be read: %s", self.pid, error)
-            self.line.close()
-        finally:
-            for descriptor in descriptors:
-                os.close(descriptor)
 
 
 def _ignore(_number: int, _frame: FrameType | None) -> None:

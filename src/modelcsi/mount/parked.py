@@ -64,7 +64,7 @@ class Parked:
 class Task:
     """Work for the thread; it is done once there is a holder."""
 
-    message: wire.Hold | wire.Release
+    message: wire.FromDriver
     descriptors: list[int]
     done: queue.SimpleQueue[str]
     """Gets the error, empty when there is none."""

@@ -39,8 +39,6 @@ _LEAVE_SECONDS = 1.0
 _DEATH_SECONDS = 2.0
 _WORKING_SECONDS = 2.0
 """A server that has served for so long ends a series of crashes."""
-_GIVE_UP_SECONDS = 30.0
-"""Without a server that works, until readers get errors instead of waiting."""
 _PROCESSES = 2
 """Of the passthrough adapter: one serves, one is ready to."""
 _FIRST_PAUSE_SECONDS = 0.05
@@ -97,15 +95,25 @@ class ServerProcess:
         return self.role in {Role.ACTIVE, Role.ELDER, Role.LEAVING, Role.FORSAKEN}
 
 
+@dataclass(frozen=True, slots=True)
+class ServerSettings:
+    """How servers are started and kept."""
+
+    command: Callable[[str], Sequence[str]]
+    """How a server of an adapter is started."""
+    serving_fd: int
+    """Children keep it open until they end."""
+    give_up_seconds: float
+    """Without a server that works, until readers get errors instead of waiting."""
+
+
 class Servers:
     """All processes; `look` after every change, and twice a second."""
 
-    def __init__(self, loop: Loop, views: Views, command: Callable[[str], Sequence[str]], serving_fd: int) -> None:
-        """`command` tells how a server of an adapter is started. Children keep `serving_fd` open until they end."""
+    def __init__(self, loop: Loop, views: Views, settings: ServerSettings) -> None:
         self._loop = loop
         self._views = views
-        self._command = command
-        self._serving_fd = serving_fd
+        self._settings = settings
         self._all: list[ServerProcess] = []
         self._failures = 0
         self._troubled_since: float | None = None  # the first of a series of crashes
@@ -188,9 +196,9 @@ class Servers:
         if active is not None and not active.unserved and now - active.since > _WORKING_SECONDS:
             self._troubled_since, self._failures = None, 0
         since = min(filter(None, (self._troubled_since, self._unserved_since)), default=now)
-        if now - since > _GIVE_UP_SECONDS:
+        if now - since > self._settings.give_up_seconds:
             self._troubled_since = self._unserved_since = None
-            self._views.end_all(f"no server could be kept alive for {_GIVE_UP_SECONDS:.0f} s")
+            self._views.end_all(f"no server could be kept alive for {self._settings.give_up_seconds:g} s")
         self.look()
 
     def soonest(self) -> float | None:
@@ -275,7 +283,7 @@ class Servers:
             # Not at its final number already, where dup2 would leave close-on-exec set.
             source = fcntl.fcntl(theirs, fcntl.F_DUPFD_CLOEXEC, _FIRST_FREE_FD)
             try:
-                pid = self._spawn(list(self._command(adapter)), source)
+                pid = self._spawn(list(self._settings.command(adapter)), source)
             finally:
                 os.close(source)
                 theirs.close()
@@ -288,7 +296,10 @@ class Servers:
 
     def _spawn(self, command: list[str], link_fd: int) -> int:
         """In its own session: signals of a terminal or for a group are not for it."""
-        actions = [(os.POSIX_SPAWN_DUP2, link_fd, LINK_FD), (os.POSIX_SPAWN_DUP2, self._serving_fd, _SERVING_FD)]
+        actions = [
+            (os.POSIX_SPAWN_DUP2, link_fd, LINK_FD),
+            (os.POSIX_SPAWN_DUP2, self._settings.serving_fd, _SERVING_FD),
+        ]
         return os.posix_spawn(
             command[0], command, os.environ, file_actions=actions, setsid=True, setsigmask=[], setsigdef=_SIGNALS
         )
