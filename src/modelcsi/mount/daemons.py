@@ -13,6 +13,7 @@ from __future__ import annotations
 import logging
 import os
 import queue
+import secrets
 import select
 import signal
 import socket
@@ -20,6 +21,7 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 
 from modelcsi.errors import MountFailed
@@ -39,7 +41,7 @@ _ANSWER_SECONDS = 5.0
 _HOLD_SECONDS = 10.0
 """For a publish, with the start of a holder."""
 _STATUS_SECONDS = 1.0
-_LOOK_SECONDS = 10.0
+_LOOK_SECONDS = 5.0
 """How often a holder with views is asked whether it still answers."""
 _FIRST_PAUSE_SECONDS = 0.01
 _LONGEST_PAUSE_SECONDS = 1.0
@@ -96,6 +98,8 @@ class Daemons:
         self._losses.put(None)
         for thread in self._threads:
             thread.join(_HOLD_SECONDS)
+        self._reader.close()
+        self._writer.close()
         with self._lock:
             for parked in self._parked.values():
                 parked.close()
@@ -111,7 +115,7 @@ class Daemons:
         if has_ended(fuse_fd):
             raise MountFailed(f"the connection of view {view} has ended before it was served")
         descriptors = [secret_file(secret), os.dup(fuse_fd)]
-        held = Held(view, adapter, device, secret)
+        held = Held(view, adapter, device, secret, secrets.token_hex(8))
         with self._lock:
             self._released.discard(view)
             old = self._parked.pop(view, None)
@@ -119,7 +123,7 @@ class Daemons:
         if old is not None:
             old.close()
         try:
-            self._do(Task(_message_of(held), descriptors, queue.SimpleQueue()))
+            self._do(Task(held.to_hold(), descriptors, queue.SimpleQueue()))
         except MountFailed:
             self.release(view)
             raise
@@ -130,8 +134,8 @@ class Daemons:
             parked = self._parked.get(view)
             if parked is None:
                 return
-            parked.held = Held(view, parked.held.adapter, parked.held.device, secret)
-            self._tasks.append(Task(_message_of(parked.held), [secret_file(secret)], queue.SimpleQueue()))
+            parked.held = replace(parked.held, secret=secret)
+            self._tasks.append(Task(parked.held.to_hold(), [secret_file(secret)], queue.SimpleQueue()))
         self._wake()
 
     def release(self, view: str) -> None:
@@ -190,7 +194,7 @@ class Daemons:
             raise MountFailed(f"the FUSE holder refuses: {error}")
 
     def _wake(self) -> None:
-        with suppress(BlockingIOError):  # then it is awake
+        with suppress(OSError):  # awake already, or at its end
             self._writer.send(b"\0")
 
     # The thread.
@@ -243,6 +247,7 @@ class Daemons:
             return
         self._conversation, self._pause = conversation, 0.0
         self._settle(conversation)
+        self._own.note_listening()
         self._alone_since = None
         with self._lock:
             self._holder_pid = conversation.pid
@@ -270,15 +275,16 @@ class Daemons:
             parked = self._parked.get(held.view)
             if parked is None and not is_released:
                 secret = None if secret_fd is None else read_secret(secret_fd)
-                self._parked[held.view] = Parked(Held(held.view, held.adapter, held.device, secret), fuse_fd)
+                known = Held(held.view, held.adapter, held.device, secret, held.serial)
+                self._parked[held.view] = Parked(known, fuse_fd)
                 fuse_fd = None
         for descriptor in (secret_fd, fuse_fd):
             if descriptor is not None:
                 os.close(descriptor)
-        if is_released or (parked is not None and parked.held.device != held.device):
+        if is_released or (parked is not None and parked.held.serial != held.serial):
             conversation.ask(wire.Release(held.view))
         if parked is not None and not is_released:
-            if parked.held.device != held.device:
+            if parked.held.serial != held.serial:
                 self._hand_over(conversation, parked)
             elif not held.has_secret and parked.held.secret is not None:
                 self._send_hold(conversation, parked.held, [])
@@ -287,9 +293,9 @@ class Daemons:
         """A view that the holder should have and has not."""
         if parked.fuse_fd is None:
             with self._lock:
-                has_task = any(_message_of(parked.held) == task.message for task in self._tasks)
+                has_task = any(parked.held.to_hold() == task.message for task in self._tasks)
             if not has_task:
-                self._lose(parked.held.view, "its server ended together with the FUSE holder")
+                self._lose(parked.held.view, "its server ended together with the FUSE holder", parked.held.serial)
             return
         with self._lock:
             if self._parked.get(parked.held.view) is not parked:
@@ -303,7 +309,7 @@ class Daemons:
     def _send_hold(self, conversation: Conversation, held: Held, fuse_fds: list[int]) -> None:
         secret_fd = secret_file(held.secret or b"")
         try:
-            conversation.ask(_message_of(held), [secret_fd, *fuse_fds])
+            conversation.ask(held.to_hold(), [secret_fd, *fuse_fds])
         finally:
             os.close(secret_fd)
 
@@ -340,22 +346,24 @@ class Daemons:
         losses, conversation.lost = conversation.lost, []
         for loss in losses:
             if loss.why:
-                self._lose(loss.view, loss.why)
+                self._lose(loss.view, loss.why, loss.serial)
             elif devices_of(read_mount_table(), loss.view):
-                self._lose(loss.view, "its FUSE connection was ended")
+                self._lose(loss.view, "its FUSE connection was ended", loss.serial)
             else:  # unmounted
-                self._unpark(loss.view)
+                self._unpark(loss.view, loss.serial)
 
-    def _lose(self, view: str, why: str) -> None:
-        if self._unpark(view):
+    def _lose(self, view: str, why: str, serial: str) -> None:
+        if self._unpark(view, serial):
             self._losses.put((view, why))
 
-    def _unpark(self, view: str) -> bool:
+    def _unpark(self, view: str, serial: str) -> bool:
         with self._lock:
-            parked = self._parked.pop(view, None)
-        if parked is not None:
-            parked.close()
-        return parked is not None
+            parked = self._parked.get(view)
+            if parked is None or parked.held.serial != serial:
+                return False  # mounted anew meanwhile
+            del self._parked[view]
+        parked.close()
+        return True
 
     def _part(self, why: str, *, must_kill: bool = False) -> None:
         """Forget a holder that has gone; one that only hangs is killed if another can be started."""
@@ -385,7 +393,7 @@ class Daemons:
                 abort(held.device)
             except OSError as error:
                 logger.error("the connection of view %s cannot be ended: %s", held.view, error)  # noqa: TRY400 - expected
-            self._lose(held.view, f"there was no FUSE holder for {self._patience_seconds:.0f} s")
+            self._lose(held.view, f"there was no FUSE holder for {self._patience_seconds:.0f} s", held.serial)
 
     def _tell_losses(self) -> None:
         while (loss := self._losses.get()) is not None:
@@ -393,7 +401,3 @@ class Daemons:
                 self._on_lost(*loss)
             except Exception:  # a thread's main
                 logger.exception("telling that view %s is lost failed", loss[0])
-
-
-def _message_of(held: Held) -> wire.Hold:
-    return wire.Hold(held.view, held.adapter, held.device)

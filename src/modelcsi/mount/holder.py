@@ -17,7 +17,7 @@ import signal
 import socket
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -71,8 +71,16 @@ class _View:
     view: str
     adapter: str
     device: str
+    serial: str
     fuse_fd: int | None
     secret_fd: int | None
+
+    def to_serve(self) -> wire.Serve:
+        return wire.Serve(self.view, self.device, self.serial)
+
+    def to_list(self) -> wire.Held:
+        common = (self.view, self.adapter, self.device, self.serial)
+        return wire.Held(*common, has_descriptor=self.fuse_fd is not None, has_secret=self.secret_fd is not None)
 
 
 class Holder:
@@ -83,7 +91,7 @@ class Holder:
         self._settings = settings
         self._loop = Loop()
         self._views: dict[str, _View] = {}
-        self._lost: dict[str, str] = {}
+        self._lost: dict[str, tuple[str, str]] = {}  # why, and the serial
         self._driver: Line | None = None
         self._asking: list[tuple[Line, wire.ListHeld]] = []
         self._ends = False
@@ -127,28 +135,28 @@ class Holder:
 
     # What `Servers` asks for.
 
-    def descriptors(self) -> Iterator[tuple[str, str, int]]:
-        """Of the passthrough adapter's views: id, device and descriptor."""
+    def descriptors(self) -> Iterator[tuple[wire.Serve, int]]:
+        """Of the passthrough adapter's views: what a server is told, and the descriptor."""
         for held in self._views.values():
             if held.fuse_fd is not None:
-                yield held.view, held.device, held.fuse_fd
+                yield held.to_serve(), held.fuse_fd
 
-    def end(self, view: str, why: str) -> None:
+    def end(self, view: str, why: str, serial: str | None = None) -> None:
         """Nobody serves the view any more: its readers get errors, and the driver is told."""
         held = self._views.get(view)
-        if held is None:
+        if held is None or serial not in (None, held.serial):
             return
         if why:
             logger.error("view %s is lost: %s", view, why)
             self._abort(held)
         self._forget(held)
-        self._lost[view] = why
+        self._lost[view] = why, held.serial
         self._tell_lost()
 
     def end_all(self, why: str) -> None:
         """The same for all views of the passthrough adapter."""
-        for view in [view for view, _, _ in self.descriptors()]:
-            self.end(view, why)
+        for serve, _ in list(self.descriptors()):
+            self.end(serve.view, why)
 
     # The listener.
 
@@ -199,7 +207,7 @@ class Holder:
         if not descriptors:
             return wire.Done(ok=False, error="no secret came with the view")
         known = self._views.get(message.view)
-        if known is not None and known.device == message.device:
+        if known is not None and known.serial == message.serial:
             _close(known.secret_fd)
             known.secret_fd = descriptors.pop(0)
             return wire.Done()
@@ -207,16 +215,16 @@ class Holder:
             return wire.Done(ok=False, error=f"view {message.view} is not held, and no descriptor came with it")
         if known is not None:
             self._forget(known)
-        held = _View(message.view, message.adapter, message.device, None, descriptors.pop(0))
+        held = _View(*(message.view, message.adapter, message.device, message.serial), None, descriptors.pop(0))
         self._views[held.view] = held
         self._lost.pop(held.view, None)
         self._is_used_since = time.monotonic()
         if held.adapter == PASSTHROUGH:
             held.fuse_fd = descriptors.pop(0)
-            self._servers.serve(held.view, held.device, held.fuse_fd)
+            self._servers.serve(held.to_serve(), held.fuse_fd)
             return wire.Done()
         try:
-            self._servers.serve_alone(held.view, held.device, descriptors[0])
+            self._servers.serve_alone(held.to_serve(), descriptors[0])
         except OSError as error:
             self._forget(held)
             return wire.Done(ok=False, error=f"cannot start a server: {error.strerror}")
@@ -228,7 +236,7 @@ class Holder:
             return
         known = self._views.get(message.view)
         if known is None:
-            known = _View(message.view, peer.server.adapter, message.device, None, None)
+            known = _View(*(message.view, peer.server.adapter, message.device, message.serial), None, None)
             self._views[known.view] = known
             if message.has_descriptor and descriptors:
                 known.fuse_fd = descriptors.pop(0)
@@ -244,8 +252,7 @@ class Holder:
         for line, asked in self._asking:
             for held in self._views.values():
                 descriptors = [fd for fd in (held.secret_fd, held.fuse_fd) if fd is not None and asked.descriptors]
-                has = {"has_descriptor": held.fuse_fd is not None, "has_secret": held.secret_fd is not None}
-                line.send(wire.Held(held.view, held.adapter, held.device, **has), descriptors)
+                line.send(held.to_list(), descriptors)
             for server in self._servers.all():
                 views = 1 if server.view else len(self._views) if server.role is Role.ACTIVE else 0
                 line.send(wire.Server(server.pid, server.adapter, server.role.value, views))
@@ -256,8 +263,8 @@ class Holder:
     def _tell_lost(self) -> None:
         """As soon as there is a driver."""
         if self._driver is not None and self._driver.is_open and not self._asking:
-            for view, why in self._lost.items():
-                self._driver.send(wire.Lost(view, why))
+            for view, (why, serial) in self._lost.items():
+                self._driver.send(wire.Lost(view, why, serial))
             self._lost.clear()
 
     def _forget(self, held: _View) -> None:
@@ -290,7 +297,7 @@ class Holder:
         Asked now and then: with the descriptors in the epoll, each request of every reader would wake this process too.
         """
         poll = select.poll()
-        by_descriptor = {descriptor: view for view, _, descriptor in self.descriptors()}
+        by_descriptor = {descriptor: serve.view for serve, descriptor in self.descriptors()}
         for descriptor in by_descriptor:
             poll.register(descriptor, 0)
         for descriptor, _events in poll.poll(0):
@@ -332,7 +339,7 @@ class Holder:
             "serving": self._serving_fd,
             "listener": self._listener.fileno(),
             "lost": self._lost,
-            "views": [[v.view, v.adapter, v.device, v.fuse_fd, v.secret_fd] for v in self._views.values()],
+            "views": [astuple(held) for held in self._views.values()],
             "servers": servers,
         }
         replace_program(self._settings.own_command, state, self._kept(line_fd for *_, line_fd in servers))
@@ -344,7 +351,7 @@ class Holder:
         return [fd for fd in (*views, *own, *lines) if fd is not None and fd >= 0]
 
     def _resume(self, state: dict[str, Any]) -> None:
-        self._lost = state["lost"]
+        self._lost = {view: (why, serial) for view, (why, serial) in state["lost"].items()}
         for record in state["views"]:
             held = _View(*record)
             self._views[held.view] = held

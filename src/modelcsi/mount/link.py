@@ -57,7 +57,7 @@ class HolderLink:
         """`holder_fd` is the inherited end of the socket pair."""
         self._root = root_dir
         self._adapter = adapter
-        self._views: dict[str, tuple[int, str]] = {}  # descriptor and device
+        self._views: dict[str, tuple[int, wire.Serve]] = {}
         self._watch_fd: int | None = None
         self._has_left = False
         self._epoll = select.epoll()
@@ -78,8 +78,8 @@ class HolderLink:
 
     def gone(self, view: str, why: str = "") -> None:
         """Tell that a view is not served any more: its last mount has gone, or why it cannot be."""
-        self._views.pop(view, None)
-        self._send(wire.Gone(view, why))
+        _, serve = self._views.pop(view, (None, wire.Serve(view)))
+        self._send(wire.Gone(view, why, serve.serial))
         self._leave_if_useless()
 
     def take(self) -> list[Order]:
@@ -134,8 +134,8 @@ class HolderLink:
 
     def _note(self, order: Order) -> None:
         match order:
-            case wire.Serve(view=view, device=device), int() as descriptor:
-                self._views[view] = descriptor, device
+            case wire.Serve() as serve, int() as descriptor:
+                self._views[serve.view] = descriptor, serve
             case wire.Drop(view=view), _:
                 self._views.pop(view, None)
             case wire.Leave(), _:
@@ -164,9 +164,13 @@ class HolderLink:
         try:
             home.connect(str(self._path))
             send(home, wire.Orphan(os.getpid(), self._adapter))
-            for view, (descriptor, device) in self._views.items():
+            for view, (descriptor, serve) in self._views.items():
                 has_descriptor = self._adapter != "pyfuse3"
-                send(home, wire.Returned(view, device, has_descriptor), [descriptor] if has_descriptor else [])
+                send(
+                    home,
+                    wire.Returned(view, serve.device, serve.serial, has_descriptor),
+                    [descriptor] if has_descriptor else [],
+                )
         except OSError as error:  # nobody there yet: the watch will tell
             logger.debug("no FUSE holder at %s: %s", self._path, error)
             home.close()

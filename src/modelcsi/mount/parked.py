@@ -7,10 +7,11 @@ from __future__ import annotations
 
 import fcntl
 import logging
+import math
 import os
 import queue
 import select
-import subprocess
+import signal
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -34,6 +35,12 @@ class Held:
     """`major:minor` of its mounts."""
     secret: bytes | None = field(repr=False)
     """None if driver and holder died together: then the view's credentials are known to nobody, until it is renewed."""
+    serial: str
+    """Of the connection, for the holder and us."""
+
+    def to_hold(self) -> wire.Hold:
+        """What the holder is told."""
+        return wire.Hold(self.view, self.adapter, self.device, self.serial)
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,11 +84,11 @@ class Task:
 
 
 class OwnHolder:
-    """The process that this driver starts, if it is the driver's to start one. Used by one thread."""
+    """The process that this driver starts, if it is the driver's to start one; it outlives the driver. Used by one thread."""
 
     def __init__(self, command: Sequence[str] | None) -> None:
         self._command = command
-        self._process: subprocess.Popen[bytes] | None = None
+        self._pid: int | None = None
         self._since = 0.0
 
     @property
@@ -94,25 +101,34 @@ class OwnHolder:
         if self._command is None or self._is_running():
             return
         try:
-            self._process = subprocess.Popen(self._command, stdin=subprocess.DEVNULL, start_new_session=True)
+            # In its own session: signals of a terminal or for a group are not for it.
+            self._pid = os.posix_spawn(
+                *(self._command[0], list(self._command), os.environ),
+                file_actions=[(os.POSIX_SPAWN_OPEN, 0, os.devnull, os.O_RDONLY, 0)],
+                setsid=True,
+            )
         except OSError as error:
             logger.error("cannot start the FUSE holder: %s", error)  # noqa: TRY400 - expected
         else:
             self._since = time.monotonic()
-            logger.info("the FUSE holder is started: process %d", self._process.pid)
+            logger.info("the FUSE holder is started: process %d", self._pid)
+
+    def note_listening(self) -> None:
+        """It has begun; what becomes of it later is not for `ensure` to judge."""
+        self._since = math.inf
 
     def _is_running(self) -> bool:
-        if self._process is None:
+        if self._pid is None:
             return False
-        status = self._process.poll()
-        if status is None and time.monotonic() - self._since > _BEGIN_SECONDS:
-            logger.warning("the FUSE holder %d does not listen: it is killed", self._process.pid)
-            self._process.kill()
-            status = self._process.wait()
-        if status is not None:
-            logger.warning("the FUSE holder %d ended with status %d", self._process.pid, status)
-            self._process = None
-        return self._process is not None
+        is_late = time.monotonic() - self._since > _BEGIN_SECONDS
+        if is_late:
+            logger.warning("the FUSE holder %d does not listen: it is killed", self._pid)
+            os.kill(self._pid, signal.SIGKILL)
+        pid, status = os.waitpid(self._pid, 0 if is_late else os.WNOHANG)
+        if pid:
+            logger.warning("the FUSE holder %d ended with status %d", pid, os.waitstatus_to_exitcode(status))
+            self._pid = None
+        return self._pid is not None
 
 
 def has_ended(fuse_fd: int) -> bool:

@@ -62,11 +62,11 @@ class Role(enum.Enum):
 class Views(Protocol):
     """What the holder keeps of views."""
 
-    def descriptors(self) -> Iterable[tuple[str, str, int]]:
-        """Of the passthrough adapter's views: id, device and descriptor."""
+    def descriptors(self) -> Iterable[tuple[wire.Serve, int]]:
+        """Of the passthrough adapter's views: what a server is told, and the descriptor."""
 
-    def end(self, view: str, why: str) -> None:
-        """The view cannot be served (or, with an empty `why`, needs not to be any more)."""
+    def end(self, view: str, why: str, serial: str | None = None) -> None:
+        """The view cannot be served (or, with an empty `why`, needs not to be any more), if it still is that connection."""
 
     def end_all(self, why: str) -> None:
         """The same for all views of the passthrough adapter."""
@@ -124,19 +124,19 @@ class Servers:
         """Those that live."""
         return tuple(self._all)
 
-    def serve(self, view: str, device: str, fuse_fd: int) -> None:
+    def serve(self, serve: wire.Serve, fuse_fd: int) -> None:
         """A new view of the passthrough adapter."""
         active = self._active()
         if active is not None:
-            self._give(active, view, device, fuse_fd)
+            self._give(active, serve, fuse_fd)
         self.look()
 
-    def serve_alone(self, view: str, device: str, fuse_fd: int) -> None:
+    def serve_alone(self, serve: wire.Serve, fuse_fd: int) -> None:
         """A new view of pyfuse3; the caller closes `fuse_fd` and has no copy. Raises OSError."""
-        server = self._start(PYFUSE3, view)
-        server.unserved.add(view)
+        server = self._start(PYFUSE3, serve.view)
+        server.unserved.add(serve.view)
         if server.line is not None:
-            server.line.send(wire.Serve(view, device), [fuse_fd])
+            server.line.send(serve, [fuse_fd])
 
     def drop(self, view: str) -> None:
         """The view is released."""
@@ -194,7 +194,9 @@ class Servers:
             self._check(server, now)
         active = self._active()
         if active is not None and not active.unserved and now - active.since > _WORKING_SECONDS:
-            self._troubled_since, self._failures = None, 0
+            self._troubled_since = None
+            if any(server.role is Role.STANDBY for server in self._all):
+                self._failures = 0
         since = min(filter(None, (self._troubled_since, self._unserved_since)), default=now)
         if now - since > self._settings.give_up_seconds:
             self._troubled_since = self._unserved_since = None
@@ -234,17 +236,17 @@ class Servers:
                 server.since = time.monotonic()
                 if not server.unserved:
                     self._unserved_since = None
-            case wire.Gone(view=view, why=why) if server.role in {Role.ACTIVE, Role.ELDER}:
+            case wire.Gone(view=view, why=why, serial=serial) if server.role in {Role.ACTIVE, Role.ELDER}:
                 server.unserved.discard(view)
-                self._views.end(view, why)
+                self._views.end(view, why, serial)
 
     def _active(self) -> ServerProcess | None:
         return next((one for one in self._all if one.view is None and one.role is Role.ACTIVE), None)
 
     def _promote(self, server: ServerProcess) -> None:
         server.role, server.since = Role.ACTIVE, time.monotonic()
-        for view, device, fuse_fd in self._views.descriptors():
-            self._give(server, view, device, fuse_fd)
+        for serve, fuse_fd in self._views.descriptors():
+            self._give(server, serve, fuse_fd)
         logger.info("server %d serves %d views", server.pid, len(server.unserved))
 
     def _check(self, server: ServerProcess, now: float) -> None:
@@ -262,11 +264,11 @@ class Servers:
         elif server.line is not None and server.role is not Role.STARTING:
             server.line.send(wire.Ping())
 
-    def _give(self, server: ServerProcess, view: str, device: str, fuse_fd: int) -> None:
+    def _give(self, server: ServerProcess, serve: wire.Serve, fuse_fd: int) -> None:
         self._unserved_since = self._unserved_since or time.monotonic()
-        server.unserved.add(view)
+        server.unserved.add(serve.view)
         if server.line is not None:
-            server.line.send(wire.Serve(view, device), [fuse_fd])
+            server.line.send(serve, [fuse_fd])
 
     def _try_start(self) -> None:
         try:
@@ -360,7 +362,8 @@ class Servers:
     def _fail(self) -> None:
         """The first failure costs no time; a series of them is slowed down."""
         now = time.monotonic()
-        self._troubled_since = self._troubled_since or now
+        if self._active() is None:
+            self._troubled_since = self._troubled_since or now
         if self._failures:
             pause = _FIRST_PAUSE_SECONDS * 2 ** min(self._failures - 1, 10)
             self._paused_until = now + min(pause, _LONGEST_PAUSE_SECONDS)

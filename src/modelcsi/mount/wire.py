@@ -26,6 +26,8 @@ class Hold:
     adapter: str
     device: str = ""
     """`major:minor` of its mounts, by which the holder ends a connection that nobody can serve."""
+    serial: str = ""
+    """Of the connection: the same view may be mounted again, even on a device of the same number, before an end is told."""
 
     def __post_init__(self) -> None:
         _check_view(self.view)
@@ -80,6 +82,7 @@ class Held:
     view: str
     adapter: str
     device: str = ""
+    serial: str = ""
     has_descriptor: bool = True
     has_secret: bool = True
     """False of a view that came back from a server whose holder was killed: servers know no secrets."""
@@ -95,6 +98,7 @@ class Lost:
     op: ClassVar[str] = "lost"
     view: str
     why: str
+    serial: str = ""
 
     def __post_init__(self) -> None:
         _check_view(self.view)
@@ -110,6 +114,7 @@ class Serve:
     op: ClassVar[str] = "serve"
     view: str
     device: str = ""
+    serial: str = ""
 
     def __post_init__(self) -> None:
         _check_view(self.view)
@@ -161,6 +166,7 @@ class Gone:
     op: ClassVar[str] = "gone"
     view: str
     why: str = ""
+    serial: str = ""
 
     def __post_init__(self) -> None:
         _check_view(self.view)
@@ -193,6 +199,7 @@ class Returned:
     op: ClassVar[str] = "returned"
     view: str
     device: str = ""
+    serial: str = ""
     has_descriptor: bool = True
 
     def __post_init__(self) -> None:

@@ -1,4 +1,4 @@
-"""The real holder, with `tiny_server` for servers. `python tiny_holder.py ROOT_DIR [--until-idle] [--resume N]`."""
+"""The real holder, with `tiny_server` for servers. `python tiny_holder.py ROOT_DIR [--until-idle] [--give-up SECONDS] [--resume N]`."""
 
 from __future__ import annotations
 
@@ -17,12 +17,16 @@ def main() -> int:
     )
     root, *flags = sys.argv[1:]
     server = [sys.executable, str(Path(__file__).with_name("tiny_server.py")), root, str(LINK_FD)]
-    ends = "--until-idle" in flags
-    own = [sys.executable, __file__, root, *(["--until-idle"] if ends else [])]
     resume = int(flags[flags.index("--resume") + 1]) if "--resume" in flags else None
-    return Holder(
-        HolderSettings(Path(root), lambda adapter: [*server, adapter], own, ends_when_idle=ends), resume
-    ).run()
+    flags = flags[: flags.index("--resume")] if "--resume" in flags else flags
+    give_up = float(flags[flags.index("--give-up") + 1]) if "--give-up" in flags else 30.0
+    own = [sys.executable, __file__, root, *flags]
+    settings = HolderSettings(
+        *(Path(root), lambda adapter: [*server, adapter], own),
+        ends_when_idle="--until-idle" in flags,
+        give_up_seconds=give_up,
+    )
+    return Holder(settings, resume).run()
 
 
 if __name__ == "__main__":
