@@ -79,7 +79,12 @@ def _command(options: argparse.Namespace, settled: dict[str, Any]) -> list[str]:
 def run_fuse_server(options: argparse.Namespace) -> int:
     """Until the holder says so."""
     from modelcsi.fuse.server import Settings, serve
+    from modelcsi.mount.adapters import PYFUSE3
 
     setup_logging(options.log_level, json=not sys.stderr.isatty())
     settings = Settings(options.verify, options.read_timeout)
+    if options.adapter == PYFUSE3:
+        from modelcsi.fuse import portable
+
+        return portable.serve(options.link_fd, options.root_dir, settings)
     return serve(options.link_fd, options.root_dir, settings)

@@ -12,7 +12,7 @@ _FOR_EVER_SECONDS = 1 << 30
 _BLOCK_BYTES = 4096
 _SECTOR_BYTES = 512
 _SECOND_NS = 1_000_000_000
-_NAME_BYTES = 255
+MAX_NAME_BYTES = 255
 
 NO_ENTRY = ENTRY_OUT.pack(0, 0, _FOR_EVER_SECONDS, 0, 0, 0) + bytes(ATTRIBUTES.size)
 """There is no such name, and the kernel need not ask again."""
@@ -60,4 +60,4 @@ def directory(tree: Tree, number: int, offset: int, size: int, *, with_attribute
 def filesystem(tree: Tree) -> bytes:
     """What STATFS says: as large as its files, and full."""
     blocks = -(-tree.size_bytes // _BLOCK_BYTES)
-    return STATFS_OUT.pack(blocks, 0, 0, tree.count + ROOT, 0, _BLOCK_BYTES, _NAME_BYTES, _BLOCK_BYTES, 0)
+    return STATFS_OUT.pack(blocks, 0, 0, tree.count + ROOT, 0, _BLOCK_BYTES, MAX_NAME_BYTES, _BLOCK_BYTES, 0)

@@ -235,6 +235,9 @@ class Connection:
 
     def _look_up(self, request: Request) -> None:
         name = request.body[:-1]  # ends with a NUL
+        if len(name) > answers.MAX_NAME_BYTES:
+            self._refuse(request.unique, errno.ENAMETOOLONG)
+            return
         child = self._view.tree.children(request.node).get(name)
         self._reply(request.unique, answers.NO_ENTRY if child is None else answers.entry(self._view.tree, child))
 

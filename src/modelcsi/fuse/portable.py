@@ -29,6 +29,7 @@ from modelcsi.fuse import abi
 from modelcsi.fuse.server import Settings
 from modelcsi.fuse.trioloop import TrioLoop
 from modelcsi.mount import wire
+from modelcsi.mount.adapters import PYFUSE3
 from modelcsi.mount.link import HolderLink
 from modelcsi.store.layout import StoreLayout
 from modelcsi.view.link import Link
@@ -40,15 +41,16 @@ from modelcsi.view.waits import Need
 
 logger = logging.getLogger(__name__)
 
-ADAPTER = "pyfuse3"
 _FOREVER_SECONDS = 1e6
 _MAX_WAITING = 4096
 """Requests that may wait at a time: the kernel's read-ahead makes four of 1 MiB for each reader. Beyond that nobody is answered.
 A waiting one costs about 10 KiB."""
 _EPOCH_BITS = 16
 _BLOCK_BYTES = 4096
+_NAME_BYTES = 255
 _INIT_BYTES = 16 << 10
 """/dev/fuse wants room for more than it has (FUSE_MIN_READ_BUFFER)."""
+_ASYNC_DIO = 1 << 15
 _INIT_FLAGS_AT = abi.HEADER.size + 12
 _READ_AHEAD_AT = abi.REPLY.size + 8
 _BACKGROUND_AT = abi.REPLY.size + 16
@@ -75,6 +77,8 @@ class _Operations(pyfuse3.Operations):
         self._buffer = memoryview(bytearray(abi.MAX_READ_BYTES))
 
     async def lookup(self, parent_inode: int, name: bytes, ctx: pyfuse3.RequestContext) -> pyfuse3.EntryAttributes:
+        if len(name) > _NAME_BYTES:
+            raise pyfuse3.FUSEError(errno.ENAMETOOLONG)
         try:
             number = self._view.tree.children(parent_inode).get(name)
         except LookupError:
@@ -116,7 +120,7 @@ class _Operations(pyfuse3.Operations):
         found.f_bsize = found.f_frsize = _BLOCK_BYTES
         found.f_blocks = -(-self._view.tree.size_bytes // _BLOCK_BYTES)
         found.f_files = self._view.tree.count + ROOT
-        found.f_namemax = 255
+        found.f_namemax = _NAME_BYTES
         return found
 
     async def open(self, inode: int, flags: int, ctx: pyfuse3.RequestContext) -> pyfuse3.FileInfo:
@@ -250,7 +254,7 @@ class _Server:
 
     async def _serve(self, view: str, fuse_fd: int, nursery: trio.Nursery, loop: TrioLoop) -> None:
         why = ""
-        demand = Link(self._layout.demand_socket, ADAPTER, loop, self)
+        demand = Link(self._layout.demand_socket, PYFUSE3, loop, self)
         around = Surroundings(
             layout=self._layout,
             demand=demand,
@@ -287,7 +291,7 @@ async def _begin(fuse_fd: int, operations: _Operations) -> None:
         raise OSError(errno.EBADMSG, "somebody else has served this connection, and pyfuse3 cannot go on with it")
     *_, flags = abi.INIT_IN.unpack_from(request, abi.HEADER.size)
     # Without it a read with O_DIRECT waits so that nothing interrupts it; with it INTERRUPT is sent, and unheard.
-    request[_INIT_FLAGS_AT : _INIT_FLAGS_AT + 4] = (flags & ~abi.InitFlag.ASYNC_DIO).to_bytes(4, sys.byteorder)
+    request[_INIT_FLAGS_AT : _INIT_FLAGS_AT + 4] = (flags & ~_ASYNC_DIO).to_bytes(4, sys.byteorder)
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET | socket.SOCK_CLOEXEC)
     with ours:
         session_fd = theirs.detach()
@@ -328,6 +332,6 @@ def _forget_pages(nodes: Sequence[int]) -> None:
 def serve(holder_fd: int, root_dir: Path, settings: Settings) -> int:
     """Serve the one view that the holder hands over through `holder_fd`, until its last mount is gone; returns the exit status."""
     _keep_awake()
-    link = HolderLink(holder_fd, root_dir, ADAPTER)
+    link = HolderLink(holder_fd, root_dir, PYFUSE3)
     trio.run(_Server(link, root_dir, settings).run)
     return 0
