@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import re
 import subprocess
@@ -47,11 +48,19 @@ def make_model(registry: FakeRegistry) -> Callable[..., Model]:
 
 
 def fill(driver: Driver, leave_bytes: int) -> Path:
-    """Let somebody else take the disk but for some bytes; the file that does."""
+    """Let somebody else take the disk but for some bytes, also while the driver writes; the file that does."""
     ballast = driver.root_dir / "somebody-elses"
     with ballast.open("wb") as file:
-        os.posix_fallocate(file.fileno(), 0, max(1, free_bytes(driver) - leave_bytes))
-    return ballast
+        for _ in range(100):
+            taken = os.fstat(file.fileno()).st_blocks * 512
+            try:
+                os.posix_fallocate(file.fileno(), 0, taken + max(1, free_bytes(driver) - leave_bytes))
+            except OSError as error:
+                if error.errno != errno.ENOSPC:
+                    raise
+            else:
+                return ballast
+    raise AssertionError("the driver was always faster")
 
 
 def free_bytes(driver: Driver) -> int:
