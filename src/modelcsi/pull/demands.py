@@ -34,6 +34,9 @@ class FillObserver(Protocol):
     def layer_restarted(self, layer: Digest, error: Exception) -> None:
         """Bytes that could be read were wrong; told before its ingest is removed. It may be opened again."""
 
+    def layer_failed(self, layer: Digest, error: Exception) -> None:
+        """It cannot be had, by this job; others still come."""
+
     def filled(self, error: Exception | None) -> None:
         """The job has ended; nothing follows."""
 
@@ -48,6 +51,9 @@ class _Nobody:
         """Nobody is told."""
 
     def layer_restarted(self, layer: Digest, error: Exception) -> None:
+        """Nobody is told."""
+
+    def layer_failed(self, layer: Digest, error: Exception) -> None:
         """Nobody is told."""
 
     def filled(self, error: Exception | None) -> None:
@@ -74,6 +80,10 @@ class _State(enum.Enum):
     WAITING = enum.auto()
     OPEN = enum.auto()
     COMPLETE = enum.auto()
+    FAILED = enum.auto()
+
+
+_ENDED = frozenset({_State.COMPLETE, _State.FAILED})
 
 
 @dataclass(eq=False, slots=True)
@@ -109,6 +119,8 @@ class _LayerDemands:
     """To bring the layer in a form that can be read while it arrives."""
     feed: Feed | None = None
     wants: set[Want] = field(default_factory=set)
+    error: Exception | None = None
+    """Why it will not come."""
 
 
 class Demands:
@@ -241,6 +253,18 @@ class Demands:
                 self._observer.layer_complete(layer.digest)
         _answer(wants, None)
 
+    def failed(self, layer: Layer, error: Exception) -> None:
+        """The layer will not come."""
+        with self._telling:
+            with self._lock:
+                found = self._layers[layer.digest]
+                found.state, found.feed, found.error = _State.FAILED, None, error
+                wants = list(found.wants)
+                found.wants.clear()
+            if self._observer is not None:
+                self._observer.layer_failed(layer.digest, error)
+        _answer(wants, error)
+
     def finish(self, error: Exception | None) -> None:
         """The job has ended."""
         with self._telling:
@@ -261,8 +285,8 @@ class Demands:
             # Only a complete layer has a byte behind its end.
             start, end = span or (size, size + 1)
             want = Want(start, end, done, found, self._lock)
-            is_answered = found.state is _State.COMPLETE or self._is_over
-            error = None if found.state is _State.COMPLETE else self._error
+            is_answered = found.state in _ENDED or self._is_over
+            error = None if found.state is _State.COMPLETE else found.error or self._error
             if not is_answered:
                 found.wants.add(want)
             feed = found.feed

@@ -20,7 +20,7 @@ from modelcsi.artifact.layer import Layer
 from modelcsi.artifact.members import Member
 from modelcsi.artifact.selection import Selection
 from modelcsi.artifact.tree import FileTree, build_tree, wanted_layers
-from modelcsi.errors import ModelCsiError, PullPending, TransientError, UnsupportedArtifact
+from modelcsi.errors import FinalError, ModelCsiError, PullPending, TransientError, UnsupportedArtifact
 from modelcsi.oci.digest import Digest
 from modelcsi.pull.demands import Demands, Done, FillObserver, Want
 from modelcsi.pull.filling import LayerWork, shared_tars
@@ -313,8 +313,8 @@ class PullJob:
             return self._store.views.build(self.view, tree, origin)
 
     def _pull_layers(self, layers: list[Layer], work: LayerWork) -> None:
-        """Several layers at a time; the first error ends all of them."""
-        pool = LayerPool(layers, self._queue.layers_at_once(), work.stop)
+        """Several layers at a time; the first error ends all of them, but for those that somebody may be reading."""
+        pool = LayerPool(layers, self._queue.layers_at_once(), work.stop, self._is_read)
         inner = replace(work, stop=Either(work.stop, pool.failed))
         with self._changed:
             self._pool = pool
@@ -337,9 +337,16 @@ class PullJob:
             self._look_for_tree()
         except Exception as raised:
             error = raised
+            if isinstance(error, FinalError) and self._is_read():
+                self._demands.failed(layer, error)
             raise
         finally:
             self._layer_finished(layer.size, time.monotonic() - began, error)
+
+    def _is_read(self) -> bool:
+        """Whether files may be read that are not here yet."""
+        with self._changed:
+            return self._tree is not None and self._demands.is_observed
 
     def _reserve(self) -> closing[Reservation]:
         need = sum(self._puller.need_bytes(layer, self.selection, self._sources.host) for layer in self.layers)

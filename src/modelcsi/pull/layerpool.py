@@ -12,10 +12,16 @@ from modelcsi.pull.streams import Stopped
 
 
 class LayerPool:
-    """`run` once; `begin_now` from any thread. The first error ends all of them: `failed` is set then."""
+    """`run` once; `begin_now` from any thread. The first error ends all of them: `failed` is set then.
 
-    def __init__(self, layers: Iterable[Layer], at_once: int, stop: threading.Event) -> None:
+    Where `others_go_on`, a final error ends its own layer alone, and is raised when the others are here.
+    """
+
+    def __init__(
+        self, layers: Iterable[Layer], at_once: int, stop: threading.Event, others_go_on: Callable[[], bool]
+    ) -> None:
         self.failed = threading.Event()
+        self._others_go_on = others_go_on
         self._at_once = at_once
         self._stop = stop
         self._lock = threading.Lock()
@@ -68,7 +74,7 @@ class LayerPool:
             thread.start()
 
     def _bring_some(self) -> None:
-        while not self._errors and not self._stop.is_set():
+        while not self.failed.is_set() and not self._stop.is_set():
             with self._lock:
                 layer = self._waiting.popleft() if self._waiting else None
             if layer is None:
@@ -80,4 +86,5 @@ class LayerPool:
             self._bring(layer)
         except Exception as raised:  # noqa: BLE001 - a thread's main: raised again by `run`
             self._errors.append(raised)
-            self.failed.set()
+            if not (isinstance(raised, FinalError) and self._others_go_on()):
+                self.failed.set()

@@ -23,7 +23,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from modelcsi.errors import FinalError, NotFound
+from modelcsi.errors import FinalError, ModelCsiError, NotFound
 from modelcsi.oci.digest import Digest
 from modelcsi.pull.job import PullJob
 from modelcsi.pull.patience import Patience
@@ -244,17 +244,22 @@ class LazyVolumes:
         for owner in self._owners(view):
             self._announcements.tell(owner, "Damaged", text, is_warning=True)
 
+    def failed(self, view: LazyView, error: Exception) -> None:
+        """See `FillNews`."""
+        for owner in self._owners(view) if isinstance(error, ModelCsiError) else ():
+            self._announcements.tell_failure(owner, error)
+
     def ended(self, view: LazyView, error: Exception | None) -> None:
         """See `FillNews`."""
         plan = view.plan
         if plan is None:
             return
         self._refill.ended(view.view, is_complete=error is None)
-        for owner in self._owners(view):
-            if error is None:
+        if error is None:
+            for owner in self._owners(view):
                 self._announcements.mounted(owner, Digest.parse(plan.manifest))
-            elif isinstance(error, FinalError):
-                self._announcements.tell_failure(owner, error)
+        elif isinstance(error, FinalError):
+            self.failed(view, error)
 
     # Within
 

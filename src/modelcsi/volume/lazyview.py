@@ -33,6 +33,9 @@ class FillNews(Protocol):
     def damaged(self, view: LazyView, error: Exception) -> None:
         """Bytes that pods may have read are not those of the artifact."""
 
+    def failed(self, view: LazyView, error: Exception) -> None:
+        """Some of it cannot be had at present."""
+
     def ended(self, view: LazyView, error: Exception | None) -> None:
         """The job has ended; None: the view is complete."""
 
@@ -102,9 +105,10 @@ class LazyView:
     def observe(self, job: PullJob) -> LazyView:
         """From now on this job fills the view: it is told what servers wait for."""
         with self._lock:
-            if self._error is not None:  # what could not be had is asked for again
-                for layer in self._files_of:
-                    self._put(layer, self._states.get(layer, FileState.WAITING))
+            for layer in self._files_of if self._error is not None else ():  # what could not be had is asked for again
+                if self._states.get(layer) is FileState.FAILED:
+                    self._states[layer] = FileState.WAITING
+                self._put(layer, self._states.get(layer, FileState.WAITING))
             self._job, self._error = job, None
             waiting = list(self._waiting)
         for item in waiting:
@@ -159,9 +163,10 @@ class LazyView:
         item = _Waiting(layer, (offset or 0) + want.start, (offset or 0) + want.end, is_verified, done)
         with self._lock:
             state, error, job = self._states.get(layer), self._error, self._job
-            if state is not FileState.COMPLETE and error is None:
+            is_over = state is FileState.FAILED or (job is None and error is not None)
+            if state is not FileState.COMPLETE and not is_over:
                 self._waiting.add(item)
-        if state is FileState.COMPLETE or error is not None:
+        if state is FileState.COMPLETE or is_over:
             done(None if state is FileState.COMPLETE else error)
             return _nothing
         if job is not None:
@@ -212,6 +217,18 @@ class LazyView:
             self._tell(Changed(self.view, tuple(files[start : start + MAX_CHANGED_FILES])))
         if was_read:
             self._news.damaged(self, error)
+
+    def layer_failed(self, layer: Digest, error: Exception) -> None:
+        """It cannot be had: who waits for it is told, and it cannot be read until another job brings it."""
+        with self._lock:
+            self._states[layer] = FileState.FAILED
+            self._error = error if isinstance(error, ModelCsiError) else self._error
+            self._put(layer, FileState.FAILED)
+            failed = [item for item in self._waiting if item.layer == layer]
+            self._waiting.difference_update(failed)
+        for item in failed:
+            item.done(error)
+        self._news.failed(self, error)
 
     def filled(self, error: Exception | None) -> None:
         """The job has ended. What is final makes what is not here unreadable; anything else is waited for."""

@@ -43,6 +43,9 @@ class Log:
     def layer_restarted(self, layer: Digest, error: Exception) -> None:
         self.events.append(("restarted", layer, type(error), self.at_restart(layer)))
 
+    def layer_failed(self, layer: Digest, error: Exception) -> None:
+        self.events.append(("failed", layer, type(error)))
+
     def filled(self, error: Exception | None) -> None:
         self.events.append(("filled", error if error is None else type(error)))
 
@@ -137,6 +140,24 @@ def test_wants_fail_with_the_job(pod: Pod, fake: FakeRegistry) -> None:
 
     assert [CorruptContent] == [type(error) for error in answer.errors]
     assert ("filled", CorruptContent) == log.events[-1]
+
+
+def test_one_layer_that_is_gone_ends_alone(pod: Pod, fake: FakeRegistry) -> None:
+    """The others come, since they may be read; the job fails when they are here."""
+    blob = fake.content.blobs["models/tiny"].pop(str(WEIGHTS))
+    log, weights, others = Log(), Answer(), Answer()
+    found = filling(pod, log)
+    found.job.want(WEIGHTS, 0, 1, weights)
+    rest = [layer.digest for layer in found.job.layers if layer.digest != WEIGHTS]
+    for layer in rest:
+        found.job.want_complete(layer, others)
+    assert weights.come.wait(20)
+    wait_until(lambda: not pod.puller.running())
+
+    assert blob
+    assert [NotFound] == [type(error) for error in weights.errors]
+    assert [None] * len(rest) == others.errors
+    assert (("failed", WEIGHTS, NotFound), ("filled", NotFound)) == (log.events[-2], log.events[-1])
 
 
 def test_a_cancelled_want_is_not_answered(pod: Pod, fake: FakeRegistry) -> None:

@@ -57,11 +57,15 @@ class News:
 
     def __init__(self) -> None:
         self.damages: list[Exception] = []
+        self.failures: list[Exception] = []
         self.ends: list[Exception | None] = []
         self.told: list[ToServer] = []
 
     def damaged(self, view: LazyView, error: Exception) -> None:
         self.damages.append(error)
+
+    def failed(self, view: LazyView, error: Exception) -> None:
+        self.failures.append(error)
 
     def ended(self, view: LazyView, error: Exception | None) -> None:
         self.ends.append(error)
@@ -198,6 +202,23 @@ def test_a_final_error_ends_the_waiting(view: LazyView, job: Job, news: News) ->
     assert ([gone], [gone], [gone], gone) == (answers, later, news.ends, trouble)
     assert [F, C, C, W, C, F, W] == failed
     assert ([W, C, C, W, C, A, W], None) == (states(view), view.trouble)
+
+
+def test_a_layer_that_is_gone_concerns_its_files_alone(view: LazyView, job: Job, news: News) -> None:
+    """Who waits for another file goes on waiting; the next job is asked for all of it again."""
+    view.show(plan())
+    view.layer_opened(WEIGHTS)
+    answers, others = ask(view, 5, 0, 9), ask(view, 2, 0, 1)
+    gone = NotFound("the blob is gone")
+    view.layer_failed(WEIGHTS, gone)
+    later, failed, trouble = ask(view, 5, 0, 9), states(view), view.trouble
+    view.filled(gone)
+    following = Job()
+    view.observe(cast("PullJob", following))
+
+    assert ([gone], [gone], [gone], gone) == (answers, later, news.failures, trouble)
+    assert [W, C, W, W, W, F, W] == failed
+    assert ([gone], W) == (others, states(view)[5])
 
 
 def test_wrong_bytes_have_an_end(view: LazyView, job: Job, news: News) -> None:
