@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 from modelcsi.artifact.layer import Layer
+from modelcsi.errors import FinalError
 from modelcsi.oci.digest import Digest
 from modelcsi.pull.order import Urgency
 
@@ -34,7 +35,7 @@ class FillObserver(Protocol):
     def layer_restarted(self, layer: Digest, error: Exception) -> None:
         """Bytes that could be read were wrong; told before its ingest is removed. It may be opened again."""
 
-    def layer_failed(self, layer: Digest, error: Exception) -> None:
+    def layer_failed(self, layer: Digest, error: FinalError) -> None:
         """It cannot be had, by this job; others still come."""
 
     def filled(self, error: Exception | None) -> None:
@@ -53,7 +54,7 @@ class _Nobody:
     def layer_restarted(self, layer: Digest, error: Exception) -> None:
         """Nobody is told."""
 
-    def layer_failed(self, layer: Digest, error: Exception) -> None:
+    def layer_failed(self, layer: Digest, error: FinalError) -> None:
         """Nobody is told."""
 
     def filled(self, error: Exception | None) -> None:
@@ -253,7 +254,7 @@ class Demands:
                 self._observer.layer_complete(layer.digest)
         _answer(wants, None)
 
-    def failed(self, layer: Layer, error: Exception) -> None:
+    def failed(self, layer: Layer, error: FinalError) -> None:
         """The layer will not come."""
         with self._telling:
             with self._lock:

@@ -74,7 +74,7 @@ class PullJob:
             (wish.selection, wish.layout),
             lambda layer: Selection() if layer.digest in shared else wish.selection,
         )
-        self._stop = threading.Event()
+        self._stop, self._has_room = threading.Event(), threading.Event()
         self._changed = threading.Condition()
         # Under the condition's lock:
         self._owners: set[str] = set()
@@ -223,9 +223,11 @@ class PullJob:
 
     def _pull_in_turns(self) -> Path:
         if not self._demands.is_observed:
+            self._has_room.set()  # or will have, once it has a turn
             return self._pull_in_turn(self._reserve)
         # Who was shown the tree must find room for it; and he is not asked to wait for a turn to see it.
         with self._reserve() as reservation, closing(self._ahead):
+            self._has_room.set()
             self._learn_tree(self._work(reservation, self._stop))
             return self._pull_in_turn(lambda: nullcontext(reservation))
 
@@ -373,7 +375,7 @@ class PullJob:
 
     def _look_for_tree(self) -> None:
         """Know the tree as soon as it can be known, if somebody wants to read it before it is complete."""
-        if self._tree is None and self._demands.is_observed:
+        if self._tree is None and self._has_room.is_set() and self._demands.is_observed:
             tree = self._ahead.known(self._members_of)
             with self._changed:
                 self._tree = tree

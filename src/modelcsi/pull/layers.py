@@ -202,8 +202,9 @@ class LayerPuller:
 
     def _index(self, layer: Layer, work: LayerWork, reading: Reading) -> Indexed | None:
         """The index by which to write a tar: if it is read while it arrives, or if an attempt of before had one."""
-        if work.demands.is_observed:
-            return work.ahead.index_of(layer)
+        indexed = work.ahead.index_of(layer)
+        if indexed is not None:
+            return indexed
         plan = self._index_plan(layer, work, reading)
         known = stored_index(self._store.layout, layer.digest, plan, work.sources.host)
         return None if known is None else Indexed(known)

@@ -18,7 +18,7 @@ from dataclasses import dataclass, replace
 
 from modelcsi.artifact.annotations import parse_file_metadata
 from modelcsi.artifact.artifact import Artifact
-from modelcsi.artifact.entries import FileTree
+from modelcsi.artifact.entries import FileEntry, FileTree
 from modelcsi.artifact.layer import TAR, Compression, Layer
 from modelcsi.artifact.layouts import FILES, Layout
 from modelcsi.artifact.members import Member, MemberType
@@ -35,11 +35,16 @@ MembersOf = Callable[[Layer], Sequence[Member] | None]
 """The members of a layer that is here (none of one that is a file), None before."""
 
 _AT_ONCE = 8
+_TO_COME = "to come: "
+"""In place of the digest of a member that will be kept."""
 
 
 @dataclass(frozen=True, slots=True)
 class TreeKnown:
-    """A tree, where in the blobs its files begin as far as they can be read early, and what had to be waited for."""
+    """A tree, where in the blobs its files begin as far as they can be read early, and what had to be waited for.
+
+    Members that are not here yet have no digest.
+    """
 
     tree: FileTree
     offsets: Mapping[tuple[Digest, int | None], int]
@@ -78,7 +83,7 @@ class TreeAhead:
         if self._artifact.overlay:  # which directory is shown, and what of it is hidden, only all layers tell
             return
         layers = [layer for layer in self._layers if layer.codec.is_packed and not is_here(layer)]
-        if self._layout.key != FILES and any(layer.codec.is_tar for layer in layers):
+        if self._layout.key != FILES:
             reason = "the hub's cache names files by digests that only their bytes tell"
             self._reasons.update((layer.digest, reason) for layer in layers)
             return
@@ -115,9 +120,8 @@ class TreeAhead:
             if found or not layer.undecided:
                 members[layer.digest] = found
         tree = build_tree(self._artifact, members, self._selection)
-        entries = tuple(replace(entry, sha256="") for entry in tree.entries)
-        arranged = self._layout.arrange(replace(tree, entries=entries), self._artifact.digest)
-        return TreeKnown(arranged, offsets, tuple(waited))
+        tree = replace(tree, entries=tuple(map(_without_promise, tree.entries)))
+        return TreeKnown(self._layout.arrange(tree, self._artifact.digest), offsets, tuple(waited))
 
     def index_of(self, layer: Layer) -> Indexed | None:
         """The index by which the layer is to be written."""
@@ -183,7 +187,7 @@ class TreeAhead:
         """As they will be kept: where a hard link is wanted, with all files, since it may be to any of them."""
         kept = set(kept_members(layer, members, self._selection_of(layer)))
         return [
-            replace(member, sha256=f"{layer.digest}:{number}") if number in kept else member
+            replace(member, sha256=f"{_TO_COME}{layer.digest} {number}") if number in kept else member
             for number, member in enumerate(members)
         ]
 
@@ -197,6 +201,10 @@ def kept_members(layer: Layer, members: Sequence[Member], selection: Selection) 
         for number, member in enumerate(members)
         if member.type is MemberType.FILE and (has_links or number in wanted)
     ]
+
+
+def _without_promise(entry: FileEntry) -> FileEntry:
+    return replace(entry, sha256="") if entry.sha256.startswith(_TO_COME) else entry
 
 
 def _is_one_file(real: Sequence[Member], told: Sequence[Member]) -> bool:

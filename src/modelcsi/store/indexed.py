@@ -125,11 +125,22 @@ class IndexedIngest:
     def _opened(self, number: int) -> Iterator[int]:
         if number == NO_MEMBER:
             yield self._stray_fd
-            return
+        elif self.index.members[number].size < CHUNK_BYTES:  # comes in one piece, or in two
+            fd = self._open_member(number)
+            try:
+                yield fd
+            finally:
+                os.close(fd)
+        else:
+            with self._kept_open(number) as fd:
+                yield fd
+
+    @contextlib.contextmanager
+    def _kept_open(self, number: int) -> Iterator[int]:
         with self._lock:
             fd, users = self._files.pop(number, (-1, 0))
             if fd < 0:
-                fd = self._open_member(number)
+                fd = self._open_large(number)
             self._files[number] = (fd, users + 1)
         try:
             yield fd
@@ -137,21 +148,29 @@ class IndexedIngest:
             with self._lock:
                 fd, users = self._files[number]
                 self._files[number] = (fd, users - 1)
-                for idle in [key for key, (_, count) in self._files.items() if not count][:-_OPEN_FILES]:
-                    os.close(self._files.pop(idle)[0])
+                if len(self._files) > _OPEN_FILES:
+                    self._close_idle()
+
+    def _close_idle(self) -> None:
+        for number in [number for number, (_, users) in self._files.items() if not users][:-_OPEN_FILES]:
+            os.close(self._files.pop(number)[0])
 
     def _open_member(self, number: int) -> int:
-        path = self.members / member_name(number)
-        path.parent.mkdir(mode=0o700, exist_ok=True)
-        is_new = not path.exists()
-        fd = open_again(path)
-        size = self.index.members[number].size
-        if is_new and size >= CHUNK_BYTES:
-            try:
-                preallocate(fd, size)
-            except BaseException:
-                os.close(fd)
-                raise
+        path = f"{self.members}/{member_name(number)}"
+        try:
+            return open_again(path)
+        except FileNotFoundError:  # the directory of its hundred
+            os.makedirs(os.path.dirname(path), 0o700, exist_ok=True)
+            return open_again(path)
+
+    def _open_large(self, number: int) -> int:
+        fd = self._open_member(number)
+        try:
+            if not os.fstat(fd).st_blocks:
+                preallocate(fd, self.index.members[number].size)
+        except BaseException:
+            os.close(fd)
+            raise
         return fd
 
 

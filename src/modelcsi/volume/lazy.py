@@ -23,7 +23,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from modelcsi.errors import FinalError, ModelCsiError, NotFound
+from modelcsi.errors import FinalError, NotFound
 from modelcsi.oci.digest import Digest
 from modelcsi.pull.job import PullJob
 from modelcsi.pull.patience import Patience
@@ -244,9 +244,9 @@ class LazyVolumes:
         for owner in self._owners(view):
             self._announcements.tell(owner, "Damaged", text, is_warning=True)
 
-    def failed(self, view: LazyView, error: Exception) -> None:
+    def failed(self, view: LazyView, error: FinalError) -> None:
         """See `FillNews`."""
-        for owner in self._owners(view) if isinstance(error, ModelCsiError) else ():
+        for owner in self._owners(view):
             self._announcements.tell_failure(owner, error)
 
     def ended(self, view: LazyView, error: Exception | None) -> None:

@@ -33,7 +33,7 @@ class FillNews(Protocol):
     def damaged(self, view: LazyView, error: Exception) -> None:
         """Bytes that pods may have read are not those of the artifact."""
 
-    def failed(self, view: LazyView, error: Exception) -> None:
+    def failed(self, view: LazyView, error: FinalError) -> None:
         """Some of it cannot be had at present."""
 
     def ended(self, view: LazyView, error: Exception | None) -> None:
@@ -218,11 +218,10 @@ class LazyView:
         if was_read:
             self._news.damaged(self, error)
 
-    def layer_failed(self, layer: Digest, error: Exception) -> None:
+    def layer_failed(self, layer: Digest, error: FinalError) -> None:
         """It cannot be had: who waits for it is told, and it cannot be read until another job brings it."""
         with self._lock:
-            self._states[layer] = FileState.FAILED
-            self._error = error if isinstance(error, ModelCsiError) else self._error
+            self._states[layer], self._error = FileState.FAILED, error
             self._put(layer, FileState.FAILED)
             failed = [item for item in self._waiting if item.layer == layer]
             self._waiting.difference_update(failed)

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from modelcsi.deadline import Deadline
-from modelcsi.errors import CorruptContent, NotFound
+from modelcsi.errors import CorruptContent, FinalError, NotFound
 from modelcsi.oci.digest import Digest
 from modelcsi.pull.job import PullJob
 from modelcsi.pull.patience import Patience
@@ -43,7 +43,7 @@ class Log:
     def layer_restarted(self, layer: Digest, error: Exception) -> None:
         self.events.append(("restarted", layer, type(error), self.at_restart(layer)))
 
-    def layer_failed(self, layer: Digest, error: Exception) -> None:
+    def layer_failed(self, layer: Digest, error: FinalError) -> None:
         self.events.append(("failed", layer, type(error)))
 
     def filled(self, error: Exception | None) -> None:

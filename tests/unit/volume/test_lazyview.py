@@ -9,7 +9,7 @@ from typing import cast
 import pytest
 
 from modelcsi.artifact.entries import EntryType, FileEntry
-from modelcsi.errors import CorruptContent, NotFound, PullPending, RegistryUnavailable
+from modelcsi.errors import CorruptContent, FinalError, NotFound, PullPending, RegistryUnavailable
 from modelcsi.oci.digest import Digest
 from modelcsi.pull.job import PullJob
 from modelcsi.store.layout import LazyViewFiles
@@ -64,7 +64,7 @@ class News:
     def damaged(self, view: LazyView, error: Exception) -> None:
         self.damages.append(error)
 
-    def failed(self, view: LazyView, error: Exception) -> None:
+    def failed(self, view: LazyView, error: FinalError) -> None:
         self.failures.append(error)
 
     def ended(self, view: LazyView, error: Exception | None) -> None:
