@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
 import mmap
 import os
 import socket
@@ -11,11 +10,11 @@ import sys
 from pathlib import Path
 from typing import Self
 
+from modelcsi.mount import syscalls
+from modelcsi.mount.fusemount import attach, open_connection
 from modelcsi.mount.wire import FromHolder, FromServer, Pong, Serve, Served, read_by_holder
 from modelcsi.packets import MAX_PACKET_BYTES, encode
 
-_LIBC = ctypes.CDLL(None, use_errno=True)
-_READ_ONLY_NOSUID_NODEV = 7
 _SERVER = """
 import sys
 from pathlib import Path
@@ -24,35 +23,15 @@ sys.exit(serve(int(sys.argv[1]), Path(sys.argv[2]), Settings(sys.argv[3], float(
 """
 
 
-def mount_fuse(target: Path, view: str, *, read_ahead_kb: int = 4096) -> int:
-    """Mount and give the descriptor; nobody answers yet."""
-    fd = os.open("/dev/fuse", os.O_RDWR | os.O_CLOEXEC)
-    options = f"fd={fd},rootmode=40555,user_id=0,group_id=0,allow_other,default_permissions,max_read={1 << 20}"
-    arguments = (view.encode(), os.fsencode(target), b"fuse.modelcsi", _READ_ONLY_NOSUID_NODEV, options.encode())
-    if _LIBC.mount(*arguments[:3], ctypes.c_ulong(arguments[3]), arguments[4]) != 0:
-        number = ctypes.get_errno()
-        os.close(fd)
-        raise OSError(number, os.strerror(number))
-    device = next(
-        line.split()[2] for line in Path("/proc/self/mountinfo").read_text().splitlines() if f" {target} " in line
-    )
-    Path(f"/sys/class/bdi/{device}/read_ahead_kb").write_text(str(read_ahead_kb))
-    return fd
+def mount_fuse(target: Path, view: str) -> tuple[int, str]:
+    """Mount; the descriptor, and the device `major:minor`. Nobody answers yet."""
+    fd = open_connection()
+    return fd, attach(fd, str(target), view=view, read_ahead_kb=4096)
 
 
 def unmount(target: Path) -> None:
     """Lazily: readers may still have it."""
-    _LIBC.umount2(os.fsencode(target), 2)
-
-
-def connection_of(target: Path) -> Path:
-    """The directory of the mount's connection in fusectl: `abort`, `waiting`."""
-    minor = next(
-        line.split()[2].partition(":")[2]
-        for line in Path("/proc/self/mountinfo").read_text().splitlines()
-        if f" {target} " in line
-    )
-    return Path("/sys/fs/fuse/connections") / minor
+    syscalls.unmount(str(target), detach=True)
 
 
 class ServerOfTest:

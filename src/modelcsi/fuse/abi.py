@@ -118,4 +118,6 @@ class OpenFlag(enum.IntFlag):
     """How the kernel treats an open file."""
 
     KEEP_CACHE = 1 << 1
+    NOFLUSH = 1 << 5
+    """close(2) asks nobody."""
     PASSTHROUGH = 1 << 7

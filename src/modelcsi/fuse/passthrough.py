@@ -34,6 +34,7 @@ _MAX_BACKINGS = 4096
 """Files of a view that the kernel has a backing file of: each is an open file in the kernel until the view is unmounted."""
 _HANDLE_PASSTHROUGH = 1 << 16
 """In a handle, above the epoch: it is not counted in `opens`."""
+_CACHED = OpenFlag.KEEP_CACHE | OpenFlag.NOFLUSH
 _LOOK_AT_KILLED_SECONDS = 0.1
 _BACKGROUND = 0xFFFF
 """Reads of the page cache are background requests, and those that wait for bytes count: at the kernel's 12, readers of missing
@@ -281,7 +282,7 @@ class Connection:
         node = self._view.tree.node(request.node)
         epoch = self._view.fill.epoch(file)
         if node.content is not None or node.size == 0:
-            self._reply(request.unique, abi.OPEN_OUT.pack(epoch | _HANDLE_PASSTHROUGH, OpenFlag.KEEP_CACHE, 0))
+            self._reply(request.unique, abi.OPEN_OUT.pack(epoch | _HANDLE_PASSTHROUGH, _CACHED, 0))
             return
         # 1. Somebody reads it through the page cache: so does everybody, until the last of them closes it. That includes this
         #    very request, when it came before and was counted.
@@ -289,11 +290,11 @@ class Connection:
         # 3. It arrives.
         backing = self._backing(file, epoch) if self._opens.cached(file) == 0 else 0
         if backing:
-            answer = abi.OPEN_OUT.pack(epoch | _HANDLE_PASSTHROUGH, OpenFlag.PASSTHROUGH, backing)
+            answer = abi.OPEN_OUT.pack(epoch | _HANDLE_PASSTHROUGH, OpenFlag.PASSTHROUGH | OpenFlag.NOFLUSH, backing)
             self._reply(request.unique, answer)
             return
         self._opens.count(request.unique, file, 1)
-        if not self._reply(request.unique, abi.OPEN_OUT.pack(epoch, OpenFlag.KEEP_CACHE, 0)):
+        if not self._reply(request.unique, abi.OPEN_OUT.pack(epoch, _CACHED, 0)):
             self._opens.count(request.unique, file, -1)
 
     def _backing(self, file: int, epoch: int) -> int:

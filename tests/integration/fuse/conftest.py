@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import tempfile
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -13,11 +14,13 @@ from pathlib import Path
 import pytest
 
 from modelcsi.artifact.entries import EntryType, FileEntry
+from modelcsi.mount.fusemount import abort
 from modelcsi.view.plan import PlannedEntry
 from tests.fakes.fuse_mount import TinyHolder, mount_fuse, unmount
 from tests.fakes.lazy import VIEW, LazyDriver, LazyFile, LazyStore, content_of
 
 MIB = 1 << 20
+_ABORT_SECONDS = 90.0
 OTHERS = (
     PlannedEntry(FileEntry("dir", EntryType.DIRECTORY, 0, 0o555, 5_000_000_001)),
     PlannedEntry(FileEntry("dir/link", EntryType.SYMLINK, 0, 0o777, target="../weights")),
@@ -72,8 +75,12 @@ def mount(area: Path) -> Iterator[Mount]:
             target.mkdir()
             store = LazyStore(root, files, others)
             driver = stack.enter_context(LazyDriver(store, serves=serves))
-            fd = mount_fuse(target, VIEW)
+            fd, device = mount_fuse(target, VIEW)
             stack.callback(unmount, target)
+            # No signal ends a process that waits for a server which it should start itself.
+            watchdog = threading.Timer(_ABORT_SECONDS, abort, (device,))
+            watchdog.start()
+            stack.callback(watchdog.cancel)
             holder = stack.enter_context(TinyHolder(root, verify=verify, read_timeout=read_timeout))
             holder.hold(VIEW, fd)
             return Mounted(target, store, driver, holder)
