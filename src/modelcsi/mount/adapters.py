@@ -25,19 +25,34 @@ class AdapterChoice:
     """Of None: what is missing, a sentence for people without its full stop."""
 
 
-def choose_adapter(wanted: str) -> AdapterChoice:
+@dataclass(frozen=True, slots=True)
+class Node:
+    """What decides."""
+
+    missing: str
+    """Without which no FUSE server can work; empty where nothing is."""
+    kernel: str
+    has_pyfuse3: bool
+
+
+def choose_adapter(wanted: str, node: Node | None = None) -> AdapterChoice:
     """The one that is `wanted`, if it can run here; of `auto` passthrough, else pyfuse3."""
-    missing = _missing_for_any()
-    if missing:
-        return AdapterChoice(None, missing)
+    node = node or look_at_node()
+    if node.missing:
+        return AdapterChoice(None, node.missing)
     reasons = []
     for adapter, missing_for in ((PASSTHROUGH, _missing_for_passthrough), (PYFUSE3, _missing_for_pyfuse3)):
         if wanted in ("auto", adapter):
-            missing = missing_for()
+            missing = missing_for(node)
             if not missing:
                 return AdapterChoice(adapter)
             reasons.append(f"{adapter}: {missing}")
     return AdapterChoice(None, "; ".join(reasons))
+
+
+def look_at_node() -> Node:
+    """This one; nothing is imported, mounted or left open."""
+    return Node(_missing_for_any(), os.uname().release, importlib.util.find_spec("pyfuse3") is not None)
 
 
 def _missing_for_any() -> str:
@@ -50,13 +65,12 @@ def _missing_for_any() -> str:
     return ""
 
 
-def _missing_for_passthrough() -> str:
-    release = os.uname().release
-    numbers = re.match(r"(\d+)\.(\d+)", release)
+def _missing_for_passthrough(node: Node) -> str:
+    numbers = re.match(r"(\d+)\.(\d+)", node.kernel)
     if numbers is None or (int(numbers[1]), int(numbers[2])) < _NEEDED:
-        return f"kernel {release} is older than {_NEEDED[0]}.{_NEEDED[1]}"
+        return f"kernel {node.kernel} is older than {_NEEDED[0]}.{_NEEDED[1]}"
     return ""
 
 
-def _missing_for_pyfuse3() -> str:
-    return "" if importlib.util.find_spec("pyfuse3") else "the Python package pyfuse3 is not installed"
+def _missing_for_pyfuse3(node: Node) -> str:
+    return "" if node.has_pyfuse3 else "the Python package pyfuse3 is not installed"

@@ -60,7 +60,9 @@ class HolderLink:
         self._views: dict[str, tuple[int, wire.Serve]] = {}
         self._watch_fd: int | None = None
         self._has_left = False
+        self._bell_fd = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)  # rings when `Leave` comes from here
         self._epoll = select.epoll()
+        self._epoll.register(self._bell_fd, select.EPOLLIN)
         self._socket: socket.socket | None = None
         self._use(socket.socket(fileno=holder_fd))
 
@@ -85,8 +87,6 @@ class HolderLink:
     def take(self) -> list[Order]:
         """What the holder wants now. After `Leave` the server closes nothing and answers nothing: it exits."""
         orders = list(self._orders())
-        for order in orders:
-            self._note(order)
         if self._has_left and not any(isinstance(message, wire.Leave) for message, _ in orders):
             orders.append((wire.Leave(), None))
         return orders
@@ -94,6 +94,7 @@ class HolderLink:
     def close(self) -> None:
         """Hang up."""
         self._epoll.close()
+        os.close(self._bell_fd)
         if self._socket is not None:
             self._socket.close()
         if self._watch_fd is not None:
@@ -113,7 +114,9 @@ class HolderLink:
             if not packet:
                 self._become_orphan()
                 continue
-            yield from self._read(packet, descriptors)
+            for order in self._read(packet, descriptors):
+                self._note(order)  # before the next packet, which may be the holder's end
+                yield order
 
     def _read(self, packet: bytes, descriptors: list[int]) -> Iterator[Order]:
         try:
@@ -188,6 +191,7 @@ class HolderLink:
         """An orphan, or what would become one, that serves nothing has no reason to be."""
         if self._socket is None and not self._views:
             self._has_left = True
+            os.eventfd_write(self._bell_fd, 1)
 
     @property
     def _path(self) -> Path:
