@@ -150,6 +150,8 @@ class Sources:
                 return repository.open_blob(descriptor, start, end)
             except REFUSALS as error:
                 with self._lock:
+                    if isinstance(error, NotFound) and self._usable == [repository]:
+                        raise  # of this blob: nobody else can be asked for it, and the others may be there
                     if repository in self._usable:  # else another thread was refused too, or newer ones took its place
                         self._usable.remove(repository)
                         self._errors[repository.credentials] = error

@@ -157,7 +157,8 @@ def test_one_layer_that_is_gone_ends_alone(pod: Pod, fake: FakeRegistry) -> None
     assert blob
     assert [NotFound] == [type(error) for error in weights.errors]
     assert [None] * len(rest) == others.errors
-    assert (("failed", WEIGHTS, NotFound), ("filled", NotFound)) == (log.events[-2], log.events[-1])
+    assert "failed" == log.of(WEIGHTS)[-1]
+    assert ("filled", NotFound) == log.events[-1]
 
 
 def test_a_cancelled_want_is_not_answered(pod: Pod, fake: FakeRegistry) -> None:
@@ -209,7 +210,8 @@ def test_wrong_bytes_are_told_before_they_go(pod: Pod, fake: FakeRegistry, store
     restarted = ("restarted", WEIGHTS, CorruptContent, True)
 
     assert [CorruptContent] == [type(error) for error in answer.errors]
-    assert [("opened", WEIGHTS), restarted] * 3 == [event for event in log.events if WEIGHTS in event]
+    failed = ("failed", WEIGHTS, CorruptContent)
+    assert [*[("opened", WEIGHTS), restarted] * 3, failed] == [event for event in log.events if WEIGHTS in event]
     assert ("filled", CorruptContent) == log.events[-1]
 
 
@@ -232,7 +234,7 @@ def test_what_is_there_from_before_must_be_shown(
     assert answer.come.wait(20)
     wait_until(lambda: not puller.running())
 
-    assert (["opened", "complete"] if knows else []) == log.of(WEIGHTS)
+    assert (["opened", "complete"] if knows else ["failed"]) == log.of(WEIGHTS)
     assert [type(None) if knows else NotFound] == [type(error) for error in answer.errors]
 
 
