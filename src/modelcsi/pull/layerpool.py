@@ -38,9 +38,8 @@ class LayerPool:
         """Bring all of them. Raises Stopped, or what `bring` raised, the final error first."""
         with self._lock:
             self._bring = bring
-            count = min(max(self._at_once, self._pressing), len(self._waiting))
-        for _ in range(count):
-            self._start(self._bring_some)
+            for _ in range(min(max(self._at_once, self._pressing), len(self._waiting))):
+                self._start(self._bring_some)
         joined = 0
         while True:
             with self._lock:
@@ -65,13 +64,13 @@ class LayerPool:
                 self._waiting.appendleft(layer)
                 self._pressing += 1
                 return
-        self._start(lambda: self._bring_one(layer))
+            self._start(lambda: self._bring_one(layer))
 
     def _start(self, work: Callable[[], None]) -> None:
+        """With the lock held: `run` must not see a layer that nobody waits for and nobody brings."""
         thread = threading.Thread(target=work, name="pull-layer", daemon=True)
-        with self._lock:
-            self._threads.append(thread)
-            thread.start()
+        self._threads.append(thread)
+        thread.start()
 
     def _bring_some(self) -> None:
         while not self.failed.is_set() and not self._stop.is_set():

@@ -88,7 +88,9 @@ class Order:
     def demand(self, start: int, end: int, *, is_hint: bool) -> Demand | None:
         """Somebody waits for these bytes, or will; behind the end: for all of the blob. None when they are here."""
         first, last = _chunks(start, min(end, self._size)) if end <= self._size or is_hint else (0, self.count)
-        if first >= last or self._states.count(_STORED, first, last) == last - first:
+        if is_hint:  # what is on its way is not worth that others stand aside
+            first, last = self._states.find(_MISSING, first, last), self._states.rfind(_MISSING, first, last) + 1
+        if not 0 <= first < last or self._states.count(_STORED, first, last) == last - first:
             return None
         demand = Demand(first, last, is_hint)
         kind = self._hints if is_hint else self._demands

@@ -107,14 +107,14 @@ class IndexedIngest:
         self.chunks.close()
 
     def _prepare(self, plan: str) -> None:
-        if read_plan(self.directory) != plan or _stored_index(self.directory / INDEX_NAME) != self.index:
+        is_known = read_plan(self.directory) == plan and _stored_index(self.directory / INDEX_NAME) == self.index
+        if not is_known or not self.members.exists():  # a commit that was killed took the members away
             if self._blob_directory.exists():  # of an attempt to bring the blob in another form, or by another plan
                 (self._blob_directory / "chunks").unlink(missing_ok=True)
                 shutil.rmtree(self._blob_directory)
             self.members.mkdir(mode=0o700, parents=True)
             replace_file(self.directory / INDEX_NAME, self.index.to_json().encode())
             (self.directory / "plan.json").write_text(json.dumps(plan))
-        self.members.mkdir(mode=0o700, exist_ok=True)
 
     def _read_part(self, number: int, offset: int, size: int) -> bytes:
         with self._opened(number) as fd:

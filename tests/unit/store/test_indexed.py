@@ -99,7 +99,7 @@ def test_a_killed_attempt_goes_on(layout: StoreLayout) -> None:
     assert (index_of(TAR), [0, 3]) == (found, present)
 
 
-@pytest.mark.parametrize("other", ["plan", "index", "damaged"])
+@pytest.mark.parametrize("other", ["plan", "index", "damaged", "members"])
 def test_what_cannot_be_continued_is_dropped(layout: StoreLayout, other: str) -> None:
     """Another plan keeps other members; and an index that cannot be read says nothing of what is there."""
     with closing(new(layout)) as before:
@@ -107,6 +107,8 @@ def test_what_cannot_be_continued_is_dropped(layout: StoreLayout, other: str) ->
         index_file = before.directory / "index.json"
     if other == "damaged":
         index_file.write_bytes(b"damaged")
+    elif other == "members":  # a commit that was killed has taken them away
+        before.members.rename(layout.root / "away")
     elif other == "index":
         index_file.write_text(index_of(files_tar({"other": b""})).to_json())
     with closing(new(layout, "plan" if other != "plan" else "wider")) as ingest:

@@ -1,0 +1,78 @@
+from __future__ import annotations
+
+import threading
+
+import pytest
+
+from modelcsi.artifact.layer import RAW, Layer
+from modelcsi.errors import NotFound, RegistryUnavailable
+from modelcsi.oci.descriptor import Descriptor
+from modelcsi.oci.digest import Digest
+from modelcsi.pull.layerpool import LayerPool
+from modelcsi.pull.streams import Stopped
+
+
+def layers(count: int) -> list[Layer]:
+    """As many."""
+    return [Layer(Descriptor("raw", Digest.of(b"%d" % number), number), RAW) for number in range(count)]
+
+
+@pytest.mark.parametrize("at_once", [1, 3, 9])
+def test_each_layer_is_brought_once(at_once: int) -> None:
+    """Whoever presses for which of them, at whatever moment."""
+    for _ in range(30):
+        wanted, brought = layers(5), list[Layer]()
+        pool = LayerPool(wanted, at_once, threading.Event())
+        pressing = threading.Thread(target=lambda pool=pool, wanted=wanted: [*map(pool.begin_now, wanted)])
+        pressing.start()
+        pool.run(brought.append)
+        pressing.join()
+
+        assert wanted == sorted(brought, key=lambda layer: layer.size)
+
+
+def test_a_layer_that_is_pressed_for_begins_at_once() -> None:
+    """Although another one takes the only place."""
+    first, second, third = layers(3)
+    go, begun = threading.Event(), threading.Event()
+    order: list[Layer] = []
+
+    def bring(layer: Layer) -> None:
+        order.append(layer)
+        begun.set()
+        assert layer is third or go.wait(10)
+        if layer is third:
+            go.set()
+
+    pool = LayerPool([first, second, third], 1, threading.Event())
+    running = threading.Thread(target=pool.run, args=(bring,))
+    running.start()
+    assert begun.wait(10)
+    pool.begin_now(third)
+    running.join(10)
+
+    assert [first, third, second] == order
+
+
+def test_the_first_error_ends_all() -> None:
+    """A final one is the answer, if there is one."""
+
+    def bring(layer: Layer) -> None:
+        raise RegistryUnavailable("later") if layer.size else NotFound("gone")
+
+    pool = LayerPool(layers(4), 2, threading.Event())
+    with pytest.raises((NotFound, RegistryUnavailable)):
+        pool.run(bring)
+
+    assert pool.failed.is_set()
+
+
+def test_stopping() -> None:
+    """Nothing is begun any more."""
+    stop = threading.Event()
+    stop.set()
+    brought: list[Layer] = []
+    with pytest.raises(Stopped):
+        LayerPool(layers(2), 2, stop).run(brought.append)
+
+    assert [] == brought
