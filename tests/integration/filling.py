@@ -12,6 +12,7 @@ from pathlib import Path
 
 from modelcsi.artifact.selection import Selection
 from modelcsi.deadline import Deadline
+from modelcsi.errors import FinalError
 from modelcsi.oci.digest import Digest
 from modelcsi.oci.reference import Reference
 from modelcsi.pull.patience import Patience
@@ -43,6 +44,9 @@ class _Watch:
 
     def layer_restarted(self, layer: Digest, error: Exception) -> None:
         _say(f"restarted {layer}: {error}")
+
+    def layer_failed(self, layer: Digest, error: FinalError) -> None:
+        _say(f"failed {layer}: {error}")
 
     def filled(self, error: Exception | None) -> None:
         self.error = error

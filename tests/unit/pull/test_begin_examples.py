@@ -11,7 +11,8 @@ from modelcsi.errors import ModelCsiError
 from modelcsi.pull.puller import Filling, PulledView, Puller
 from tests.examples import MOUNTABLE, serve
 from tests.fakes.registry import FakeRegistry
-from tests.producers import PRODUCTS, Product
+from tests.producers import PRODUCTS
+from tests.product import Product
 from tests.unit.pull.conftest import Pod, wait_until
 from tests.unit.pull.test_begin import Log, begin
 

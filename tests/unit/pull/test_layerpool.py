@@ -22,7 +22,7 @@ def test_each_layer_is_brought_once(at_once: int) -> None:
     """Whoever presses for which of them, at whatever moment."""
     for _ in range(30):
         wanted, brought = layers(5), list[Layer]()
-        pool = LayerPool(wanted, at_once, threading.Event())
+        pool = LayerPool(wanted, at_once, threading.Event(), lambda: False)
         pressing = threading.Thread(target=lambda pool=pool, wanted=wanted: [*map(pool.begin_now, wanted)])
         pressing.start()
         pool.run(brought.append)
@@ -44,7 +44,7 @@ def test_a_layer_that_is_pressed_for_begins_at_once() -> None:
         if layer is third:
             go.set()
 
-    pool = LayerPool([first, second, third], 1, threading.Event())
+    pool = LayerPool([first, second, third], 1, threading.Event(), lambda: False)
     running = threading.Thread(target=pool.run, args=(bring,))
     running.start()
     assert begun.wait(10)
@@ -60,7 +60,7 @@ def test_the_first_error_ends_all() -> None:
     def bring(layer: Layer) -> None:
         raise RegistryUnavailable("later") if layer.size else NotFound("gone")
 
-    pool = LayerPool(layers(4), 2, threading.Event())
+    pool = LayerPool(layers(4), 2, threading.Event(), lambda: False)
     with pytest.raises((NotFound, RegistryUnavailable)):
         pool.run(bring)
 
@@ -73,6 +73,6 @@ def test_stopping() -> None:
     stop.set()
     brought: list[Layer] = []
     with pytest.raises(Stopped):
-        LayerPool(layers(2), 2, stop).run(brought.append)
+        LayerPool(layers(2), 2, stop, lambda: False).run(brought.append)
 
     assert [] == brought
