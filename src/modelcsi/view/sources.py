@@ -17,9 +17,9 @@ from modelcsi.store.layout import StoreLayout, member_name
 from modelcsi.view.fill import FileState, FillMap
 from modelcsi.view.tree import Node
 
-MAX_OPEN = 512
-"""Files of all views that have a descriptor at a time; to open one again takes 10 us. With a chunk map each they stay below the
-1024 that a process may have by default."""
+MAX_OPEN = 256
+"""Files of all views that have a descriptor at a time; to open one again takes 10 us. With a chunk map each, and all else, that is
+well below the 1024 that a process may have by default."""
 _ATTEMPTS = 3
 
 

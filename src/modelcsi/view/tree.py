@@ -115,8 +115,8 @@ def read_tree(path: Path) -> Tree:
                 directories[record[0]] = number
                 children[number] = {}
                 parents[number] = directories[parent]
-    except (TypeError, LookupError, AttributeError) as error:
-        raise ValueError(f"{path} is not the plan of a view") from error
+    except (TypeError, ValueError, LookupError, AttributeError) as error:
+        raise ValueError(f"{path} is not the plan of a view: {error}") from error
     return Tree(head, nodes, children, parents)
 
 

@@ -10,6 +10,7 @@ import pytest
 
 from modelcsi.fuse.opens import Opens
 from tests.fakes.lazy import LazyFile, content_of
+from tests.integration.fuse.children import child_that, wait_until
 from tests.integration.fuse.conftest import MIB, Mount, Mounted, needs_root
 
 pytestmark = needs_root()
@@ -160,34 +161,35 @@ def test_next_server_knows_what_is_open(mounted: Mounted) -> None:
 def test_requests_that_a_dead_server_had_read_are_answered(mounted: Mounted) -> None:
     """A reader that waits for bytes when its server is killed has them from the next one."""
     mounted.driver.serves = False
-    pid = os.fork()
-    if pid == 0:
-        os._exit(0 if _reads(mounted, _open(mounted)) else 1)
-    while not mounted.driver.wants():
-        os.sched_yield()
-    mounted.holder.replace()
-    mounted.driver.serve_from_now()
+    with child_that(_SAY_DIGEST, mounted.path / NAME) as child:
+        wait_until(mounted.driver.wants)
+        mounted.holder.replace()
+        mounted.driver.serve_from_now()
+        said = child.communicate(timeout=30)[0]
 
-    assert 0 == os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+    assert str(mounted.store.files[NAME].digest) == said.decode()
 
 
 def test_opening_waits_for_the_digest(mount: Mount) -> None:
     """With `fuse.verify: complete` an open waits until the file is verified, across a server's death, and reads natively."""
     mounted = mount(LazyFile(NAME, content_of(NAME, SIZE)), serves=False, verify="complete")
-    pid = os.fork()
-    if pid == 0:
-        os._exit(0 if _reads(mounted, _open(mounted)) else 1)
-    while not mounted.driver.wants():
-        os.sched_yield()
-    (want,) = mounted.driver.wants()
-    for chunk in mounted.store.chunks(NAME):
-        mounted.store.arrive(NAME, chunk)
-    mounted.driver.look_again()
-    is_waiting = os.waitpid(pid, os.WNOHANG) == (0, 0)
-    mounted.holder.replace()
-    mounted.driver.serve_from_now()
+    with child_that(_SAY_DIGEST, mounted.path / NAME) as child:
+        wait_until(mounted.driver.wants)
+        (want,) = mounted.driver.wants()
+        for chunk in mounted.store.chunks(NAME):
+            mounted.store.arrive(NAME, chunk)
+        mounted.driver.look_again()
+        is_waiting = child.poll() is None
+        mounted.holder.replace()
+        mounted.driver.serve_from_now()
+        said = child.communicate(timeout=30)[0]
 
-    assert want.verified
-    assert is_waiting
-    assert 0 == os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+    assert (True, True) == (want.verified, is_waiting)
+    assert str(mounted.store.files[NAME].digest) == said.decode()
     assert (0, True) == (_opens(mounted)[0], _opens(mounted)[1] > 0)
+
+
+_SAY_DIGEST = """
+import hashlib
+sys.stdout.write("sha256:" + hashlib.sha256(open(sys.argv[1], "rb").read()).hexdigest())
+"""

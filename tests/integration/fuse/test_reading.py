@@ -8,12 +8,10 @@ import mmap
 import os
 import signal
 import subprocess
-import sys
 import threading
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
@@ -24,35 +22,13 @@ from modelcsi.view.fill import FileState
 from modelcsi.view.plan import PlannedEntry
 from tests.fakes.fuse_mount import TinyHolder, unmount
 from tests.fakes.lazy import VIEW, LazyDriver, LazyFile, content_of
+from tests.integration.fuse.children import child_that, wait_until
 from tests.integration.fuse.conftest import MIB, Mount, Mounted, needs_root
 
 pytestmark = needs_root()
 
 NAME = "weights"
 _LIBC = ctypes.CDLL(None, use_errno=True)
-
-
-def _wait_until(condition: Callable[[], object], seconds: float = 30.0) -> None:
-    end = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < end, "in vain"
-        threading.Event().wait(0.01)
-
-
-@contextmanager
-def _child(program: str, *arguments: object) -> Iterator[subprocess.Popen[bytes]]:
-    """A Python process with `os`, `sys`, and its arguments in `sys.argv`; it says "ready" before it does it."""
-    command = [
-        sys.executable,
-        "-c",
-        f"import os, sys, mmap\nprint('ready', flush=True)\n{program}",
-        *map(str, arguments),
-    ]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as child:
-        assert child.stdout is not None
-        child.stdout.readline()
-        yield child
-        child.kill()
 
 
 def _errno(call: Callable[..., object], *arguments: object) -> int | None:
@@ -123,7 +99,7 @@ def test_many_readers_wait_together(mount: Mount) -> None:
 
     with ThreadPoolExecutor(128) as readers:
         results = [readers.submit(read_some, reader) for reader in range(128)]
-        _wait_until(lambda: 2 <= len(mounted.driver.wants()))
+        wait_until(lambda: 2 <= len(mounted.driver.wants()))
         others = mounted.read("here") == mounted.content("here")
         before = [result.done() for result in results]
         mounted.driver.serve_from_now()
@@ -147,8 +123,8 @@ def test_killed_reader_dies_at_once(mount: Mount, way: str) -> None:
         "random": "m = mmap.mmap(os.open(sys.argv[1], os.O_RDONLY), 0, access=mmap.ACCESS_READ); "
         "m.madvise(mmap.MADV_RANDOM); m[5]",
     }
-    with _child(programs[way], mounted.path / NAME) as child:
-        _wait_until(mounted.driver.wants)
+    with child_that(programs[way], mounted.path / NAME) as child:
+        wait_until(mounted.driver.wants)
         child.kill()
         died = child.wait(5)
 
@@ -168,10 +144,10 @@ at = int(sys.argv[3])
 print(m[at] if sys.argv[2] == "mapped" else ctypes.CDLL(None).pread(fd, ctypes.create_string_buffer(10), 10, at))
 """
     with ExitStack() as stack:
-        fault = stack.enter_context(_child(program, mounted.path / NAME, "mapped", 5))
-        read = stack.enter_context(_child(program, mounted.path / NAME, "read", 5 * MIB))
-        killed = stack.enter_context(_child(program, mounted.path / NAME, "mapped", 7 * MIB))
-        _wait_until(lambda: {0, 5 * MIB, 7 * MIB} <= {want.start for want in mounted.driver.wants()})
+        fault = stack.enter_context(child_that(program, mounted.path / NAME, "mapped", 5))
+        read = stack.enter_context(child_that(program, mounted.path / NAME, "read", 5 * MIB))
+        killed = stack.enter_context(child_that(program, mounted.path / NAME, "mapped", 7 * MIB))
+        wait_until(lambda: {0, 5 * MIB, 7 * MIB} <= {want.start for want in mounted.driver.wants()})
         for child in (fault, read, killed):
             child.send_signal(signal.SIGUSR1)
         threading.Event().wait(0.3)
@@ -212,7 +188,7 @@ def test_driver_that_is_away(mount: Mount) -> None:
     mounted.store.complete("here")
     with ThreadPoolExecutor(1) as readers:
         result = readers.submit(mounted.read, NAME)
-        _wait_until(mounted.driver.wants)
+        wait_until(mounted.driver.wants)
         mounted.driver.close()
         here = mounted.read("here")
         with LazyDriver(mounted.store):
@@ -252,7 +228,7 @@ def test_statfs(mounted: Mounted) -> None:
 def test_other_users_read(mounted: Mounted) -> None:
     """A pod that is not root reads, by the modes."""
     program = "os.setuid(65534); print(len(open(sys.argv[1], 'rb').read()))"
-    with _child(program, mounted.path / NAME) as child:
+    with child_that(program, mounted.path / NAME) as child:
         output, errors = child.communicate(timeout=30)
 
     assert (b"5242980\n", b"") == (output, errors)
@@ -284,7 +260,7 @@ def test_wrong_bytes_are_forgotten(mount: Mount) -> None:
     mounted.store.files[NAME].content = right
     mounted.store.begin_again(NAME)
     mounted.driver.tell_changed(VIEW, number)
-    _wait_until(lambda: _errno(os.pread, fd, 10, 0) == errno.EIO)
+    wait_until(lambda: _errno(os.pread, fd, 10, 0) == errno.EIO)
     os.close(fd)
 
     assert bytes(10) == wrong
@@ -300,7 +276,7 @@ def test_wrong_bytes_that_no_server_was_told_of(mount: Mount) -> None:
     mounted.store.files[NAME].content = right
     mounted.store.begin_again(NAME)
     mounted.holder.replace()
-    _wait_until(lambda: mounted.read(NAME) != wrong)
+    wait_until(lambda: mounted.read(NAME) != wrong)
 
     assert right == mounted.read(NAME)
 

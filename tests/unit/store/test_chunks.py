@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import os
 import tempfile
 from itertools import pairwise
 from pathlib import Path
@@ -8,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from modelcsi.store.chunks import CHUNK_BYTES, ChunkMap
+from modelcsi.store.chunks import CHUNK_BYTES, ChunkMap, ChunkView
 
 SIZE = 3 * CHUNK_BYTES + 10
 
@@ -91,3 +92,40 @@ def test_runs_cover_the_blob(size: int, data: st.DataObject) -> None:
         assert all(before[1] == after[0] and before[2] is not after[2] for before, after in pairwise(runs))
         assert chunks.present_bytes() == sum(end - start for start, end, is_present in runs if is_present)
         chunks.close()
+
+
+def test_view_of_a_map_that_is_being_written(tmp_path: Path) -> None:
+    """Another process sees each mark as it is made, and which are missing."""
+    path = tmp_path / "chunks"
+    chunks = ChunkMap(path, 5 * CHUNK_BYTES)
+    view = ChunkView(path)
+    before = view.missing(1, 3)
+    chunks.mark(2)
+    after = (view.missing(1, 3), view.missing(2, 2), view.missing(4, 9))
+    view.close()
+    chunks.close()
+
+    assert [1, 2, 3] == before
+    assert ([1, 3], [], [4, 5, 6, 7, 8, 9]) == after
+
+
+def test_view_outlives_the_map(tmp_path: Path) -> None:
+    """A map that is begun anew for a blob of another size has no marks for who looked at the old one; nobody dies of it."""
+    path = tmp_path / "chunks"
+    ChunkMap(path, CHUNK_BYTES).mark(0)
+    view = ChunkView(path)
+    os.truncate(path, 0)
+    missing = view.missing(0, 0)
+    view.close()
+
+    assert [0] == missing
+
+
+@pytest.mark.parametrize("content", [b"", b"mcsichk1", b"something else entirely"])
+def test_view_of_no_map(tmp_path: Path, content: bytes) -> None:
+    """A file that is not a map yet is an error."""
+    path = tmp_path / "chunks"
+    path.write_bytes(content)
+
+    with pytest.raises(ValueError, match="is not a chunk map"):
+        ChunkView(path)

@@ -1,0 +1,58 @@
+"""Few descriptors, whatever the number of files."""
+
+from __future__ import annotations
+
+import os
+
+from modelcsi.view.sources import Source, Sources
+
+
+def _opener() -> Source:
+    return Source(os.open("/dev/null", os.O_RDONLY), 0)
+
+
+def _is_open(fd: int) -> bool:
+    try:
+        os.fstat(fd)
+    except OSError:
+        return False
+    return True
+
+
+def test_least_recently_read_is_closed() -> None:
+    """Beyond the bound the file that was read longest ago is closed, and opened again when it is read."""
+    sources = Sources(capacity=2)
+    opened = [source for file in (0, 1, 0, 2) if (source := sources.get("view", file, 0, _opener)) is not None]
+    seen = [_is_open(source.fd) for source in opened]
+    sources.forget_view("view")
+
+    assert [True, False, True, True] == seen
+    assert 0 == len(sources)
+    assert not _is_open(opened[0].fd)
+
+
+def test_other_epoch_is_opened_anew() -> None:
+    """What was opened before the file began again is closed."""
+    sources = Sources()
+    first = sources.get("view", 0, 0, _opener)
+    second = sources.get("view", 0, 1, lambda: None)
+
+    assert first is not None
+    assert not _is_open(first.fd)
+    assert second is None
+    assert 0 == len(sources)
+
+
+def test_views_are_apart() -> None:
+    """Forgetting a file or a view leaves the others open."""
+    sources = Sources()
+    for view, file in (("one", 0), ("one", 1), ("two", 0)):
+        sources.get(view, file, 0, _opener)
+    sources.forget("one", 0)
+    sources.forget("one", 0)
+    after_file = len(sources)
+    sources.forget_view("one")
+    after_view = len(sources)
+    sources.forget_view("two")
+
+    assert (2, 1, 0) == (after_file, after_view, len(sources))
