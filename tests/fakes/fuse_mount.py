@@ -100,6 +100,10 @@ class TinyHolder:
     def replace(self) -> None:
         """kill -9 the server; the standby, or one that is started now, serves on."""
         self.server.kill()
+        self.succeed()
+
+    def succeed(self) -> None:
+        """Give everything to the next server, whatever the present one does."""
         self.server, self.standby = self.standby or self._start(), None
         for view in self.fds:
             self._give(view)

@@ -192,6 +192,23 @@ def patterns() -> list[bytes]:
     ]
 
 
+def packets() -> list[bytes]:
+    """One of each form that processes of a node say to each other."""
+    view = "0123456789abcdef" * 4
+    asked = {"view": view, "file": 3, "start": 0, "end": 1 << 20}
+    records: list[dict[str, object]] = [
+        {"op": "hello", "pid": 7, "adapter": "passthrough", "born": 1.5},
+        {"op": "want", "id": 1, "verified": True, **asked},
+        {"op": "ahead", **asked},
+        {"op": "failed", "id": 1, "errno": 5, "why": "gone"},
+        {"op": "changed", "view": view, "files": [1, 2, 3]},
+        {"op": "hold", "view": view, "adapter": "pyfuse3", "device": "0:47"},
+        {"op": "orphan", "pid": 8, "adapter": "passthrough"},
+        {"op": "ping"},
+    ]
+    return [_json(record) for record in records]
+
+
 def attributes() -> list[bytes]:
     """What pods write."""
     return [

@@ -32,16 +32,19 @@ from modelcsi.artifact.tar import Data, Start, TarParser
 from modelcsi.artifact.tree import EntryType, FileTree, build_tree, wanted_layers
 from modelcsi.config.file import load_config
 from modelcsi.errors import CorruptContent, InvalidRequest, ModelCsiError, UnsupportedArtifact
+from modelcsi.mount import wire as holding
 from modelcsi.oci.descriptor import Descriptor
 from modelcsi.oci.digest import Digest
 from modelcsi.oci.manifest import MAX_MANIFEST_BYTES, Index, Manifest, parse_json_object, parse_manifest
 from modelcsi.oci.reference import Reference
 from modelcsi.pack.facts import read_facts
 from modelcsi.pack.walk import walk as walk_files
+from modelcsi.packets import encode
 from modelcsi.pull.decode import decode
 from modelcsi.registry.challenge import parse_challenges
 from modelcsi.registry.docker_config import matching, parse_json
 from modelcsi.registry.hosts_toml import read_hosts
+from modelcsi.view import wire as demands
 from modelcsi.volume.spec import VolumeSpec, parse_spec
 from tests.fuzz import seeds
 from tests.fuzz.archives import seed_tars
@@ -215,6 +218,14 @@ def attributes(data: bytes) -> None:
                 assert spec.selection == Selection.from_key(spec.selection.key())
 
 
+def packets(data: bytes) -> None:
+    """What another process of the node says on a socket: a message, which says the same again, or ValueError."""
+    for read in (demands.read_by_driver, demands.read_by_server, holding.read_by_server, holding.read_from_peer):
+        with suppress(ValueError):
+            message = read(data)
+            assert message == read(encode(message)), message
+
+
 TARGETS: Mapping[str, Target] = {
     "manifest": Target(manifest, seeds.manifests, seeds.MANIFEST_WORDS),
     "index": Target(index, seeds.indexes, seeds.MANIFEST_WORDS),
@@ -230,6 +241,7 @@ TARGETS: Mapping[str, Target] = {
         driver_config, seeds.driver_configs, ("? ", "- ", "&a", "*a", "<<: ", "!!", "{{{{", "[[[[")
     ),
     "model-headers": Target(model_headers, seeds.model_headers, ("shape", "dtype", "GGUF", "general.architecture")),
+    "packets": Target(packets, seeds.packets, ("op", "want", "hold", "changed", "verified", "1e999", "NaN")),
     "patterns": Target(patterns, seeds.patterns, ("**", "/**/", "[!", "[[:alpha:]]", "\\")),
     "attributes": Target(attributes, seeds.attributes, ("modelRef", "include", "exclude", "subPath", "layout", "..")),
 }

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import mmap
 import os
+import signal
 from pathlib import Path
 
 import pytest
@@ -168,6 +169,24 @@ def test_requests_that_a_dead_server_had_read_are_answered(mounted: Mounted) -> 
         said = child.communicate(timeout=30)[0]
 
     assert str(mounted.store.files[NAME].digest) == said.decode()
+
+
+def test_server_that_was_stopped_and_replaced(mounted: Mounted) -> None:
+    """When it wakes it finds another one in its place, and answers nothing more; what is open is still counted right."""
+    early = _open(mounted)
+    stopped = mounted.holder.server
+    stopped.process.send_signal(signal.SIGSTOP)
+    mounted.holder.succeed()
+    late = _open(mounted)
+    stopped.process.send_signal(signal.SIGCONT)
+    handles = [_open(mounted) for _ in range(50)]
+    seen = ({_reads(mounted, fd) for fd in (early, late, *handles)}, _opens(mounted)[0], stopped.process.poll())
+    for fd in (early, late, *handles):
+        os.close(fd)
+    _settle(mounted, 0)
+    stopped.kill()
+
+    assert ({True}, 52, None) == seen
 
 
 def test_opening_waits_for_the_digest(mount: Mount) -> None:
