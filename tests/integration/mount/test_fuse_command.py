@@ -1,0 +1,186 @@
+"""`modelcsi fuse` and its servers as they are started on a node, with a view of real files."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from modelcsi.mount.daemons import Daemons
+from modelcsi.mount.servers import program
+from tests.fakes.lazy import VIEW, LazyDriver, LazyFile, LazyStore, content_of
+from tests.integration.driver import eventually
+from tests.integration.mount.conftest import LazyNode, is_gone, wait_for_end
+
+pytestmark = pytest.mark.timeout(180)
+
+_MIB = 1 << 20
+_MAX_HOLDER_KIB = 20 << 10
+_READER = Path(__file__).parents[1] / "fuse" / "reader.py"
+_FILES = tuple(
+    LazyFile(name, content_of(name, size * _MIB)) for name, size in {"here": 8, "done": 8, "coming": 16}.items()
+)
+
+
+class RealNode(LazyNode):
+    """With the programs of the package."""
+
+    def _new_daemons(self) -> Daemons:
+        config = self.root.parent / "config.yaml"
+        if not config.exists():
+            self.write_config()
+        command = [*program(), "fuse", "--config", str(config), "--until-idle"]
+        daemons = Daemons(self.root, lambda view, why: self.lost.append((view, why)), command)
+        daemons.start()
+        return daemons
+
+    def write_config(self, **fuse: Any) -> None:
+        """The smallest that there can be."""
+        endpoint = f"unix://{self.root.parent}/csi.sock"
+        values = {"service_name": "x", "csi_endpoint": endpoint, "root_dir": str(self.root), "fuse": fuse}
+        (self.root.parent / "config.yaml").write_text(json.dumps(values))
+
+    def command_line(self, pid: int) -> str:
+        """As `ps` shows it."""
+        return Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode()
+
+
+@pytest.fixture
+def node() -> Iterator[RealNode]:
+    """A store on a real disk, whose files arrive when they are wanted."""
+    if os.geteuid() != 0 or not os.path.exists("/dev/fuse"):
+        pytest.skip("needs root and FUSE")
+    area = Path(tempfile.mkdtemp(prefix="modelcsi-fuse-", dir="/var/tmp"))
+    (area / "root" / "pods").mkdir(parents=True)
+    with ExitStack() as stack:
+        stack.callback(shutil.rmtree, area)
+        store = LazyStore(area / "root", _FILES)
+        store.complete("done")
+        for chunk in store.chunks("here"):
+            store.arrive("here", chunk)
+        stack.enter_context(LazyDriver(store))
+        made = RealNode(area / "root")
+        stack.callback(made.end)
+        yield made
+
+
+@contextmanager
+def _readers(mount: Path, originals: Path, count: int = 4) -> Iterator[Any]:
+    originals.mkdir()
+    for file in _FILES:
+        (originals / file.path).write_bytes(file.content)
+    command = [sys.executable, str(_READER), str(mount), str(originals)]
+    names = [file.path for file in _FILES]
+    started = [subprocess.Popen([*command, str(seed), *names], stdout=subprocess.PIPE) for seed in range(count)]
+
+    def stop() -> list[dict[str, Any]]:
+        for reader in started:
+            reader.terminate()
+        return [json.loads(reader.communicate(timeout=60)[0]) for reader in started]
+
+    try:
+        yield stop
+    finally:
+        for reader in started:
+            with reader:
+                reader.kill()
+
+
+def test_all_is_killed_and_updated_under_load(node: RealNode) -> None:
+    """Active, both servers, holder, holder and servers, driver, update: no error and no wrong byte."""
+    target = node.mount(view=VIEW)
+    with _readers(target, node.root.parent / "originals") as stop:
+        for _ in range(3):
+            active, standby, holder = node.server(), node.server("standby"), node.holder()
+            for victims in ((active,), (active, standby), (holder,), (holder, active, standby)):
+                for pid in victims:
+                    if not is_gone(pid):
+                        os.kill(pid, signal.SIGKILL)
+                holder = node.other_holder(holder) if holder in victims else node.holder()
+                active = node.server(but=victims)
+                standby = node.server("standby", but=victims)
+            node.restart()
+            os.kill(node.holder(), signal.SIGHUP)
+            wait_for_end(active, standby)
+            node.server("standby")
+        reports = stop()
+    sys.stdout.write(f"{[(report['reads'], round(report['longest'], 3)) for report in reports]}\n")
+
+    assert [[]] * 4 == [report["errors"] for report in reports]
+    assert [0] * 4 == [report.get("wrong", 0) for report in reports]
+    assert [] == node.lost
+
+
+def test_the_processes_can_be_told_and_are_small(node: RealNode) -> None:
+    """By their command lines; the holder takes 20 MiB at most, as it was started and after an update."""
+    node.mount(view=VIEW)
+    server, holder = node.server(), node.holder()
+    sizes = [_resident_kib(holder)]
+    os.kill(holder, signal.SIGHUP)
+    wait_for_end(server)
+    node.server("standby")
+    sizes.append(_resident_kib(holder))
+    sys.stdout.write(f"holder: {sizes} KiB, server: {_resident_kib(node.server())} KiB\n")
+
+    assert "modelcsi fuse --config" in node.command_line(holder)
+    assert "modelcsi fuse-server --adapter passthrough" in node.command_line(node.server())
+    assert max(sizes) < _MAX_HOLDER_KIB
+
+
+def test_an_update_reads_the_configuration_again(node: RealNode) -> None:
+    """What is wrong in it by then changes nothing, and ends nothing."""
+    target = node.mount(view=VIEW)
+    server, holder = node.server(), node.holder()
+    node.write_config(verify="complete")
+    os.kill(holder, signal.SIGHUP)
+    wait_for_end(server)
+    second = node.server()
+    found = node.command_line(second)
+    (node.root.parent / "config.yaml").write_text("fuse: [")
+    os.kill(holder, signal.SIGHUP)
+    wait_for_end(second)
+    third = node.command_line(node.server())
+
+    assert "--verify complete" in found
+    assert "--verify complete" in third
+    assert _FILES[1].content == (target / "done").read_bytes()
+
+
+def test_a_wrong_configuration_is_told(tmp_path: Path) -> None:
+    """On standard error, as of every command."""
+    (tmp_path / "config.yaml").write_text("fuse: {adapter: punchcards}")
+    command = [*program(), "fuse", "--config", str(tmp_path / "config.yaml")]
+    ended = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+
+    assert 2 == ended.returncode
+    assert "adapter" in ended.stderr
+
+
+def test_sigterm_ends_the_holder_and_not_the_servers(node: RealNode) -> None:
+    """Readers notice nothing, and the driver starts the next one."""
+    target = node.mount(view=VIEW)
+    server, holder = node.server(), node.holder()
+    os.kill(holder, signal.SIGTERM)
+    wait_for_end(holder)
+    content = (target / "here").read_bytes()
+    node.other_holder(holder)
+    eventually(lambda: is_gone(server), "the orphan's end")
+    node.server()
+
+    assert _FILES[0].content == content
+    assert [VIEW] == [held.view for held in node.daemons.held()]
+
+
+def _resident_kib(pid: int) -> int:
+    line = next(line for line in Path(f"/proc/{pid}/status").read_text().splitlines() if line.startswith("VmRSS"))
+    return int(line.split()[1])
