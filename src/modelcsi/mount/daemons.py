@@ -372,7 +372,7 @@ class Daemons:
             return
         if why:
             logger.warning("the FUSE holder %d is not there any more: %s", conversation.pid, why)
-        if must_kill and self._own.is_ours_to_start:
+        if must_kill and self._own.is_ours_to_start and conversation.pid > 0:  # 0: of another pid namespace
             with suppress(ProcessLookupError):
                 os.kill(conversation.pid, signal.SIGKILL)
         conversation.close()

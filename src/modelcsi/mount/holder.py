@@ -34,6 +34,7 @@ from modelcsi.mount.lifetime import (
     listen_at,
     lock_holder,
     lock_serving,
+    raise_limit_of_descriptors,
     read_state,
     replace_program,
 )
@@ -100,6 +101,7 @@ class Holder:
         self._orphans_until = 0.0
         state = None if resume_fd is None else read_state(resume_fd)
         hide_memory()
+        raise_limit_of_descriptors()
         if state is None:
             self._lock_fd = lock_holder(settings.root_dir / LOCK_NAME)
             self._serving_fd, has_orphans = lock_serving(settings.root_dir / SERVING_NAME)

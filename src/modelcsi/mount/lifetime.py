@@ -10,6 +10,7 @@ import fcntl
 import json
 import logging
 import os
+import resource
 import signal
 import socket
 from collections.abc import Iterable, Sequence
@@ -110,3 +111,9 @@ def listen_at(path: Path) -> socket.socket:
 def hide_memory() -> None:
     """No core dump: what passes through here is none of anybody's business."""
     ctypes.CDLL(None).prctl(_PR_SET_DUMPABLE, 0, 0, 0, 0)
+
+
+def raise_limit_of_descriptors() -> None:
+    """As many as may be: two for each view here, more in the servers, which inherit it."""
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))

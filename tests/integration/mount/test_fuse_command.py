@@ -16,6 +16,7 @@ from typing import Any
 
 import pytest
 
+from modelcsi.mount.adapters import choose_adapter
 from modelcsi.mount.daemons import Daemons
 from modelcsi.mount.servers import program
 from tests.fakes.lazy import VIEW, LazyDriver, LazyFile, LazyStore, content_of
@@ -184,3 +185,24 @@ def test_sigterm_ends_the_holder_and_not_the_servers(node: RealNode) -> None:
 def _resident_kib(pid: int) -> int:
     line = next(line for line in Path(f"/proc/{pid}/status").read_text().splitlines() if line.startswith("VmRSS"))
     return int(line.split()[1])
+
+
+@pytest.mark.skipif(choose_adapter("pyfuse3").adapter is None, reason="pyfuse3 is not installed")
+def test_a_server_of_pyfuse3(node: RealNode) -> None:
+    """It outlives its holder and the next one's update; killed, it takes its mounts with it, and nobody hangs."""
+    target = node.mount(view=VIEW, adapter="pyfuse3")
+    before = (target / "coming").read_bytes()
+    (server,) = node.servers("active")
+    holder = node.holder()
+    os.kill(holder, signal.SIGKILL)
+    during = (target / "here").read_bytes()
+    os.kill(node.other_holder(holder), signal.SIGHUP)
+    eventually(lambda: node.servers("active") == [server], "the server with its new holder")
+    after = (target / "done").read_bytes()
+    os.kill(server, signal.SIGKILL)
+    with pytest.raises(OSError, match=r"not connected|abort"):
+        (target / "here").read_bytes()
+    eventually(lambda: node.lost, "the loss")
+
+    assert [file.content for file in _FILES] == [during, after, before]
+    assert [VIEW] == [view for view, _ in node.lost]
