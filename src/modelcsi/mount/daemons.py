@@ -193,11 +193,11 @@ class Daemons:
         if error:
             raise MountFailed(f"the FUSE holder refuses: {error}")
 
+    # The thread.
+
     def _wake(self) -> None:
         with suppress(OSError):  # awake already, or at its end
             self._writer.send(b"\0")
-
-    # The thread.
 
     def _run(self) -> None:
         while not self._ended.is_set():
@@ -257,9 +257,8 @@ class Daemons:
         """Compare what the holder has with what we have."""
         answer = conversation.ask(wire.ListHeld())
         theirs = {held.view: (held, descriptors) for held, descriptors in answer.held}
-        for view, (held, descriptors) in theirs.items():
+        for held, descriptors in theirs.values():
             self._compare(conversation, held, descriptors)
-            logger.debug("view %s is held", view)
         with self._lock:
             ours = list(self._parked.values())
         for parked in ours:
@@ -386,9 +385,7 @@ class Daemons:
         if now - self._alone_since < self._patience_seconds or are_served(self._root / SERVING_NAME):
             return
         self._alone_since = None
-        with self._lock:
-            ours = [parked.held for parked in self._parked.values()]
-        for held in ours:
+        for held in self.held():
             try:
                 abort(held.device)
             except OSError as error:
