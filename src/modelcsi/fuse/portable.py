@@ -48,8 +48,8 @@ A waiting one costs about 10 KiB."""
 _EPOCH_BITS = 16
 _BLOCK_BYTES = 4096
 _NAME_BYTES = 255
-_INIT_BYTES = 16 << 10
-"""/dev/fuse wants room for more than it has (FUSE_MIN_READ_BUFFER)."""
+_INIT_BYTES = (1 << 20) + 4096
+"""Room for the largest write that libfuse agrees to: with less, read(2) of a connection that was served before is EINVAL."""
 _ASYNC_DIO = 1 << 15
 _INIT_FLAGS_AT = abi.HEADER.size + 12
 _READ_AHEAD_AT = abi.REPLY.size + 8

@@ -102,7 +102,8 @@ def _write(source: Path, item: PlannedEntry | LazyFile) -> None:
 class LazyTree:
     """The tree behind a server process; `driver` decides what arrives."""
 
-    def __init__(self, area: Path, tree: list[PlannedEntry | LazyFile], adapter: str) -> None:
+    def __init__(self, area: Path, tree: list[PlannedEntry | LazyFile], adapter: str, *flags: str) -> None:
+        """`flags` are further ones of the server's command."""
         self.mount = area / "lazy"
         self.mount.mkdir()
         self.files = [item for item in tree if isinstance(item, LazyFile)]
@@ -116,11 +117,15 @@ class LazyTree:
         with theirs:
             command = [sys.executable, "-m", "modelcsi.cli.main", "fuse-server", "--adapter", adapter]
             where = ["--link-fd", str(theirs.fileno()), "--root-dir", str(area / "root")]
-            self.server = subprocess.Popen([*command, *where], pass_fds=(theirs.fileno(),))
+            self.server = subprocess.Popen([*command, *where, *flags], pass_fds=(theirs.fileno(),))
         assert isinstance(self.hear(), Pong)
-        socket.send_fds(self._line, [encode(Serve(VIEW, self.device))], [self._fuse_fd])
-        os.close(self._fuse_fd)
+        self.tell_to_serve(self._fuse_fd)
+        os.close(self._fuse_fd)  # of pyfuse3 the server alone has one, so that its death ends the connection
         assert isinstance(self.hear(), Served)
+
+    def tell_to_serve(self, fuse_fd: int) -> None:
+        """As the holder does."""
+        socket.send_fds(self._line, [encode(Serve(VIEW, self.device))], [fuse_fd])
 
     def hear(self) -> FromServer:
         """What the server says next to its holder."""
@@ -141,9 +146,9 @@ class LazyTree:
 
 
 @contextmanager
-def lazy_tree(area: Path, tree: list[PlannedEntry | LazyFile], adapter: str) -> Iterator[LazyTree]:
-    """The tree, mounted lazily: what is read arrives then."""
-    served = LazyTree(area, tree, adapter)
+def lazy_tree(area: Path, tree: list[PlannedEntry | LazyFile], adapter: str, *flags: str) -> Iterator[LazyTree]:
+    """The tree, mounted lazily: what is read arrives then, unless the driver is told otherwise."""
+    served = LazyTree(area, tree, adapter, *flags)
     try:
         yield served
     finally:

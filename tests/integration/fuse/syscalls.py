@@ -15,6 +15,7 @@ _GETDENTS64 = 217 if _X86_64 else 61
 _STATX, _FACCESSAT2 = (332, 439) if _X86_64 else (291, 439)
 _READAHEAD = 187 if _X86_64 else 213
 _NAME_TO_HANDLE_AT = 303 if _X86_64 else 264
+_PIDFD_GETFD = 438
 _AT_FDCWD = -100
 _STATX_BASIC = 0x7FF
 _STATX_BUFFER = 256
@@ -59,6 +60,11 @@ def getdents(fd: int, size: int) -> list[tuple[bytes, int, int, int]]:
         found.append((name, inode, following, kind))
         at += record
     return found
+
+
+def pidfd_getfd(pidfd: int, fd: int) -> int:
+    """A copy of another process's descriptor."""
+    return _call(_PIDFD_GETFD, ctypes.c_int(pidfd), ctypes.c_int(fd), ctypes.c_uint(0))
 
 
 def readahead(fd: int, offset: int, count: int) -> int:
