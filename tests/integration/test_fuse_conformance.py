@@ -14,7 +14,7 @@ import pytest
 
 from modelcsi.mount.adapters import choose_adapter
 from tests.integration.fuse import byte_probes, name_probes
-from tests.integration.fuse.lazytree import ADAPTERS, MODEL, bind_tree, lazy_tree, new_tree
+from tests.integration.fuse.lazytree import ADAPTERS, MODEL, READ_AHEAD_KB, bind_tree, lazy_tree, new_tree
 from tests.integration.fuse.probing import digest, outcome
 
 pytestmark = [
@@ -100,3 +100,11 @@ def test_it_is_as_a_bind_mount(bound: Path, lazily: Path, name: str) -> None:
 def test_a_difference_that_is_none_any_more_is_not_listed(bound: Path, name: str) -> None:
     """What is listed is another outcome than the bind mount's."""
     assert _DIFFERENT[name].found != outcome(_PROBES[name], bound)
+
+
+def test_read_ahead_is_what_the_driver_set(lazily: Path) -> None:
+    """What server and kernel agree on at their first words does not undo it."""
+    device = os.stat(lazily).st_dev
+    told = Path(f"/sys/class/bdi/{os.major(device)}:{os.minor(device)}/read_ahead_kb").read_text()
+
+    assert READ_AHEAD_KB == int(told)

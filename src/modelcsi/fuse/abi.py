@@ -46,6 +46,9 @@ READ_BUFFER_BYTES = 16 << 10
 """At least `max_write` + 4 KiB, or read(2) says EINVAL; nothing is ever written, so it may be small."""
 MAX_WRITE_BYTES = 4096
 MAX_READ_BYTES = 1 << 20
+READ_AHEAD_BYTES = 64 << 20
+"""No limit: the kernel takes the smaller of this and what the mount's `read_ahead_kb` is when INIT is answered, and offers the
+128 KiB from before the driver raised that."""
 
 IOCTL_BACKING_OPEN = 0x4010E501
 IOCTL_BACKING_CLOSE = 0x4004E502

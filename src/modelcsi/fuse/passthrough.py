@@ -219,7 +219,7 @@ class Connection:
         return True
 
     def _init(self, request: Request) -> None:
-        major, minor, read_ahead, flags = abi.INIT_IN.unpack_from(request.body)
+        major, minor, _, flags = abi.INIT_IN.unpack_from(request.body)
         if major != abi.MAJOR:
             self._reply(request.unique, abi.INIT_OUT.pack(abi.MAJOR, abi.MINOR, *[0] * 11))
             return  # the kernel sends another one in our version
@@ -230,7 +230,7 @@ class Connection:
             self._opens.settle(file, epoch)
         flags &= _OFFERED
         limits = (_BACKGROUND, _CONGESTED, abi.MAX_WRITE_BYTES, 1, abi.MAX_READ_BYTES // 4096, 0)
-        version = (abi.MAJOR, min(minor, abi.MINOR), read_ahead)
+        version = (abi.MAJOR, min(minor, abi.MINOR), abi.READ_AHEAD_BYTES)
         more = (flags >> 32, _STACK_DEPTH, 0)
         self._reply(request.unique, abi.INIT_OUT.pack(*version, flags & 0xFFFFFFFF, *limits, *more))
 

@@ -58,8 +58,6 @@ _BACKGROUND = _MAX_WAITING
 """Reads of the page cache are background requests, and those that wait for bytes count: at the kernel's 12, readers of missing
 ranges would keep out those of ranges that are there."""
 _CONGESTED = _BACKGROUND // 4 * 3
-_MAX_READ_AHEAD_BYTES = 64 << 20
-"""No limit of ours: the kernel offers 128 KiB, and libfuse agrees, which would undo the mount's `read_ahead_kb`."""
 _WAKE_SECONDS = 0.5
 
 
@@ -303,7 +301,7 @@ async def _begin(fuse_fd: int, operations: _Operations) -> None:
             answer = bytearray(ours.recv(_INIT_BYTES))
             nursery.cancel_scope.cancel()  # it waits for more; nothing that it read is lost
         os.dup2(fuse_fd, session_fd, inheritable=False)
-    struct.pack_into("=I", answer, _READ_AHEAD_AT, _MAX_READ_AHEAD_BYTES)
+    struct.pack_into("=I", answer, _READ_AHEAD_AT, abi.READ_AHEAD_BYTES)
     struct.pack_into("=HH", answer, _BACKGROUND_AT, _BACKGROUND, _CONGESTED)
     os.write(fuse_fd, answer)
     os.close(fuse_fd)

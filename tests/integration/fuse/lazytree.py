@@ -24,7 +24,7 @@ MODEL = content_of("model", 3 * _MIB + 12345)
 _MTIME_NS = 1_700_000_000_000_000_007
 _MANY = 1500
 _LONG_SECONDS = 30
-_READ_AHEAD_KB = 4096
+READ_AHEAD_KB = 4096
 
 
 def new_tree() -> list[PlannedEntry | LazyFile]:
@@ -111,7 +111,7 @@ class LazyTree:
         self.store = LazyStore(area / "root", self.files, others)
         self.driver = LazyDriver(self.store)
         self._fuse_fd = open_connection()
-        self.device = attach(self._fuse_fd, str(self.mount), view=VIEW, read_ahead_kb=_READ_AHEAD_KB)
+        self.device = attach(self._fuse_fd, str(self.mount), view=VIEW, read_ahead_kb=READ_AHEAD_KB)
         self._line, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         self._line.settimeout(_LONG_SECONDS)
         with theirs:
