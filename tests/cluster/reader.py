@@ -26,10 +26,10 @@ exit 1
 _GOES_ON_SECONDS = 60.0
 
 
-def reading_pod(name: str, reference: str, files: Mapping[str, bytes]) -> dict[str, Any]:
+def reading_pod(name: str, reference: str, files: Mapping[str, bytes], **attributes: str) -> dict[str, Any]:
     """Such a pod: it wants to see exactly these files, and is restarted when it does not."""
     sums = "\n".join(f"{digest}  {MOUNT_PATH}/{path}" for path, digest in promised(files).items())
-    made = pod(name, inline(reference))
+    made = pod(name, inline(reference, **attributes))
     (container,) = made["spec"]["containers"]
     container["command"] = ["sh", "-c", _READ_FOR_EVER, sums]
     container["volumeMounts"].append({"name": _COUNT, "mountPath": f"/{_COUNT}"})
@@ -46,9 +46,11 @@ class Reader:
     uid: str
 
     @classmethod
-    def start(cls, kubectl: Kubectl, name: str, reference: str, files: Mapping[str, bytes]) -> Reader:
+    def start(
+        cls, kubectl: Kubectl, name: str, reference: str, files: Mapping[str, bytes], **attributes: str
+    ) -> Reader:
         """Make the pod, and wait until it has read everything once."""
-        kubectl.apply(reading_pod(name, reference, files))
+        kubectl.apply(reading_pod(name, reference, files, **attributes))
         kubectl.wait_until_ready(name)
         reader = cls(kubectl, name, kubectl.get("pod", name)["metadata"]["uid"])
         reader.assert_goes_on()
