@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from tests.cluster.kubectl import Kubectl, eventually
-from tests.cluster.pods import hashing, inline, pod, seen
+from tests.cluster.pods import MOUNT_PATH, hashing, inline, pod, seen
 from tests.cluster.reader import Reader
 from tests.cluster.registries import ClusterRegistry
 from tests.cluster.release import NAME, Release
@@ -21,6 +21,14 @@ _SMALL_BYTES = 4 * MIB
 _LARGE_BYTES = 48 * MIB
 
 Event = Callable[[Release], object]
+
+
+def _shown_by(kubectl: Kubectl, name: str) -> str:
+    """The type of the file system that the pod sees its model in."""
+    (shown,) = [
+        line.split()[2] for line in kubectl.exec(name, "cat", "/proc/mounts").splitlines() if MOUNT_PATH in line
+    ]
+    return shown
 
 
 def _fuse_pod(driver: Release) -> dict[str, Any]:
@@ -57,8 +65,12 @@ def _replace_both(driver: Release) -> None:
     _delete_the_fuse_pod(driver)
 
 
-def test_pod_starts_before_its_model_is_here(driver: Release, registry: ClusterRegistry, kubectl: Kubectl) -> None:
-    """It is ready while most of its model is still to come, and what it reads is right."""
+@pytest.mark.parametrize("adapter", ["passthrough", "pyfuse3"])
+def test_pod_starts_before_its_model_is_here(
+    adapter: str, driver: Release, registry: ClusterRegistry, kubectl: Kubectl
+) -> None:
+    """It is ready while most of its model is still to come, and what it reads is right, also when the driver was replaced."""
+    driver.ensure({"config": {"fuse": {"adapter": adapter}}})
     _wait_until_fuse_is_ready(driver)
     model = registry.push_new(kubectl.namespace, _SMALL_BYTES, _LARGE_BYTES)
     registry.wire.bytes_per_second = _SLOW_BYTES_PER_SECOND
@@ -66,9 +78,11 @@ def test_pod_starts_before_its_model_is_here(driver: Release, registry: ClusterR
     kubectl.apply(pod("early", inline(model.at(registry.host), **_LAZY)))
     kubectl.wait_until_ready("early")
     received = registry.wire.delivered_bytes - before
+    driver.rollout()
     registry.wire.bytes_per_second = 0
 
     assert received < _LARGE_BYTES
+    assert "fuse.modelcsi" == _shown_by(kubectl, "early")
     assert promised(model.files) == seen(kubectl.exec("early", *hashing()))
 
 
@@ -81,7 +95,7 @@ def test_pod_starts_before_its_model_is_here(driver: Release, registry: ClusterR
     ],
 )
 def test_reader_notices_nothing(event: Event, driver: Release, registry: ClusterRegistry, kubectl: Kubectl) -> None:
-    """Before the model is here and after: no error, no wrong byte, and the mount goes with its pod."""
+    """While the model arrives, and while another pod reads it without pause: no error and no wrong byte."""
     _wait_until_fuse_is_ready(driver)
     model = registry.push_new(kubectl.namespace, _SMALL_BYTES, _LARGE_BYTES)
     registry.wire.bytes_per_second = _SLOW_BYTES_PER_SECOND
@@ -95,8 +109,6 @@ def test_reader_notices_nothing(event: Event, driver: Release, registry: Cluster
 
     assert 0 == reader.restarts
     assert promised(model.files) == seen(kubectl.exec("filling", *hashing()))
-
-    kubectl.delete("pod", "filling", "reader")
 
 
 def test_upgrade_leaves_the_fuse_pods_alone(driver: Release) -> None:
