@@ -53,3 +53,57 @@ class FakeMounts:
     def reboot(self) -> None:
         """All mounts are gone; the directories stay."""
         self.shown.clear()
+
+
+class FakeLazyMounts:
+    """Lazy mounts of the same kind, and the holder that outlives the drivers."""
+
+    def __init__(self) -> None:
+        self.reason = ""
+        """Why there are none on this node."""
+        self.shown: dict[str, str] = {}
+        """Target -> the view that is mounted there."""
+        self.held: dict[str, bytes] = {}
+        """The secret of each view that is served."""
+        self.failures: list[Exception] = []
+        """Raised by the next mounts, one each."""
+
+    def why_not(self) -> str:
+        return self.reason
+
+    def attach(self, view: str, target: str, secret: bytes) -> None:
+        self._mount(view, target)
+        self.held[view] = secret
+
+    def clone(self, view: str, target: str) -> None:
+        self._mount(view, target)
+
+    def entrust(self, view: str, secret: bytes) -> None:
+        self.held[view] = secret
+
+    def is_alive(self, view: str) -> bool:
+        return view in self.held
+
+    def make_way(self, target: str) -> None:
+        if target in self.shown and not self.is_alive(self.shown[target]):
+            self.unmount(target)
+
+    def unmount(self, target: str) -> None:
+        self.shown.pop(target, None)
+        if Path(target).exists():
+            Path(target).rmdir()
+
+    def targets(self) -> dict[str, str]:
+        return dict(self.shown)
+
+    def release(self, view: str) -> None:
+        self.held.pop(view, None)
+
+    def secrets(self) -> dict[str, bytes]:
+        return dict(self.held)
+
+    def _mount(self, view: str, target: str) -> None:
+        if self.failures:
+            raise self.failures.pop(0)
+        Path(target).mkdir(exist_ok=True)
+        self.shown[target] = view
