@@ -7,6 +7,8 @@ comes. Everything here is used under one lock, that of the job's `Urgency`.
 
 from __future__ import annotations
 
+import bisect
+import enum
 import threading
 from collections.abc import Iterable
 from dataclasses import dataclass, field
@@ -29,13 +31,24 @@ class Urgency:
         """Under the lock: how many there are in all blobs of the job that are not here yet."""
 
 
+class Rank(enum.IntEnum):
+    """What comes before what."""
+
+    WANT = 0
+    """Somebody waits for these chunks."""
+    HINT = 1
+    """Somebody will."""
+    WHOLE = 2
+    """Somebody waits for all of the blob, and for its commit."""
+
+
 @dataclass(eq=False, slots=True)
 class Demand:
     """Chunks that somebody waits for, or will."""
 
     first: int
     end: int
-    is_hint: bool
+    rank: Rank
 
 
 @dataclass(slots=True)
@@ -63,8 +76,7 @@ class Order:
             if is_stored:
                 first, last = start // CHUNK_BYTES, -(-end // CHUNK_BYTES)
                 self._states[first:last] = bytes([_STORED]) * (last - first)
-        self._demands: list[Demand] = []
-        self._hints: list[Demand] = []
+        self._demands: list[Demand] = []  # by rank, and then as they came
 
     def is_here(self, start: int, end: int) -> bool:
         """Whether these bytes are stored."""
@@ -87,42 +99,44 @@ class Order:
 
     def demand(self, start: int, end: int, *, is_hint: bool) -> Demand | None:
         """Somebody waits for these bytes, or will; behind the end: for all of the blob. None when they are here."""
-        first, last = _chunks(start, min(end, self._size)) if end <= self._size or is_hint else (0, self.count)
+        first, last = _chunks(start, min(end, self._size))
+        rank = Rank.HINT if is_hint else Rank.WANT
         if is_hint:  # what is on its way is not worth that others stand aside
             first, last = self._states.find(_MISSING, first, last), self._states.rfind(_MISSING, first, last) + 1
+        elif end > self._size:
+            first, last, rank = 0, self.count, Rank.WHOLE
         if not 0 <= first < last or self._states.count(_STORED, first, last) == last - first:
             return None
-        demand = Demand(first, last, is_hint)
-        kind = self._hints if is_hint else self._demands
-        kind.append(demand)
+        demand = Demand(first, last, rank)
+        bisect.insort(self._demands, demand, key=lambda other: other.rank)
         self._urgency.demands += 1
-        if len(self._hints) > _MAX_HINTS:
-            self.forget(self._hints[0])
+        hints = [other for other in self._demands if other.rank is Rank.HINT]
+        if len(hints) > _MAX_HINTS:
+            self.forget(hints[0])
         return demand
 
     def forget(self, demand: Demand) -> None:
         """Nobody waits any more; repeatable."""
-        kind = self._hints if demand.is_hint else self._demands
-        if demand in kind:
-            kind.remove(demand)
+        if demand in self._demands:
+            self._demands.remove(demand)
             self._urgency.demands -= 1
 
     def forget_all(self) -> None:
         """The blob's transfer has ended."""
-        for demand in [*self._demands, *self._hints]:
+        for demand in [*self._demands]:
             self.forget(demand)
 
     def next_demanded(self, most_chunks: int) -> Segment | None:
         """Claim chunks that are waited for, or will be; None if there are no unclaimed ones."""
-        for demand in (*self._demands, *self._hints):
+        for demand in self._demands:
             chunk = self._states.find(_MISSING, demand.first, demand.end)
             if chunk >= 0:
-                return self._claim(chunk, self._demanded_end(chunk, most_chunks))
+                return self._claim(chunk, self._demanded_end(chunk, most_chunks, demand.rank))
         return None
 
     def demanded_chunks(self) -> int:
         """How many `next_demanded` has; those that are wanted twice count twice."""
-        return sum(self._states.count(_MISSING, demand.first, demand.end) for demand in (*self._demands, *self._hints))
+        return sum(self._states.count(_MISSING, demand.first, demand.end) for demand in self._demands)
 
     def next_in_order(self, most_chunks: int) -> Segment | None:
         """Claim the first chunks that are missing."""
@@ -132,13 +146,13 @@ class Order:
     def is_demanded(self, segment: Segment) -> bool:
         """Whether somebody waits for what a segment has still to bring."""
         first = segment.position // CHUNK_BYTES
-        return any(demand.first < segment.end and first < demand.end for demand in (*self._demands, *self._hints))
+        return any(demand.first < segment.end and first < demand.end for demand in self._demands)
 
     def stored(self, chunk: int) -> bool:
         """The chunk is here; the answer is whether it was all that a demand waited for."""
         self._states[chunk] = _STORED
         before = self._urgency.demands
-        for demand in [*self._demands, *self._hints]:
+        for demand in [*self._demands]:
             if demand.first <= chunk < demand.end:
                 wanted = demand.end - demand.first
                 if self._states.count(_STORED, demand.first, demand.end) == wanted:
@@ -156,12 +170,13 @@ class Order:
         self._states[first:following] = bytes([_CLAIMED]) * (following - first)
         return Segment(first, following)
 
-    def _demanded_end(self, chunk: int, most_chunks: int) -> int:
+    def _demanded_end(self, chunk: int, most_chunks: int, rank: Rank) -> int:
         """Where the chunks from `chunk` on that are wanted without a gap end: neighbours are one request."""
+        demands = [demand for demand in self._demands if demand.rank <= max(rank, Rank.HINT)]
         end, limit = chunk, chunk + most_chunks
         while end < limit:
             reached = max(
-                (demand.end for demand in (*self._demands, *self._hints) if demand.first <= end < demand.end),
+                (demand.end for demand in demands if demand.first <= end < demand.end),
                 default=end,
             )
             if reached == end:

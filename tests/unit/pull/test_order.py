@@ -61,6 +61,16 @@ def test_all_of_a_blob() -> None:
     assert ((0, 3), False, 0) == (claimed, order.is_here(3 * MIB - 1, 3 * MIB), urgency.demands)
 
 
+def test_who_waits_for_all_waits_longest() -> None:
+    """Others would wait for all of it behind him."""
+    order, _ = order_of(100)
+    order.demand(100 * MIB, 100 * MIB + 1, is_hint=False)
+    order.demand(70 * MIB, 71 * MIB, is_hint=True)
+    order.demand(30 * MIB, 31 * MIB, is_hint=False)
+
+    assert [(30, 31), (70, 71), (0, 8)] == [span(order.next_demanded(8)) for _ in range(3)]
+
+
 def test_who_is_waited_for() -> None:
     """A segment matters as long as what it has still to bring is wanted."""
     order, _ = order_of(10)
