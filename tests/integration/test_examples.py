@@ -13,6 +13,7 @@ from tests.examples import EXPECTED, MOUNTABLE, serve
 from tests.fakes.content import Content
 from tests.fakes.kubelet import PodVolume
 from tests.fakes.registry import FakeRegistry
+from tests.integration.conftest import MakeDriver
 from tests.integration.driver import Driver
 from tests.integration.models import upload
 from tests.integration.registry import DockerRegistry
@@ -33,6 +34,12 @@ def mounted_tree(target: Path) -> dict[str, dict[str, Any]]:
     """All entries below a target."""
     paths = [Path(parent, name) for parent, directories, files in os.walk(target) for name in (*directories, *files)]
     return {str(path.relative_to(target)): described(path) for path in paths}
+
+
+def file_times(target: Path) -> dict[str, int]:
+    """Of all files below a target, in nanoseconds."""
+    files = (path for path in target.rglob("*") if path.is_file() and not path.is_symlink())
+    return {str(path.relative_to(target)): path.stat().st_mtime_ns for path in files}
 
 
 def expected_tree(name: str) -> dict[str, dict[str, Any]]:
@@ -68,6 +75,23 @@ def test_examples_from_a_real_registry(driver: Driver, docker_registry: DockerRe
     assert {name: expected_tree(name) for name in MOUNTABLE} == {
         name: mounted_tree(driver.kubelet.target(volume)) for name, volume in zip(MOUNTABLE, volumes, strict=True)
     }
+
+
+@pytest.mark.parametrize("name", MOUNTABLE)
+def test_example_is_the_same_lazily(make_driver: MakeDriver, registry: FakeRegistry, name: str) -> None:
+    """Before it is complete, and beside the bind mount of what is, times included; on a node where nothing is from before."""
+    driver = make_driver()
+    serve(registry.content, "lazy", name)
+    registry.faults.bytes_per_second = 200_000
+    reference = f"{registry.host}/lazy:{name}"
+    lazy = PodVolume(f"lazy-{name}", {"modelRef": reference, "mountMode": "lazy"})
+    bind = PodVolume(f"bind-{name}", {"modelRef": reference})
+    answers = [driver.kubelet.publish(volume) for volume in (lazy, bind)]
+    targets = [driver.kubelet.target(volume) for volume in (lazy, bind)]
+
+    assert [""] * 2 == ["" if answer.is_ok else answer.text for answer in answers]
+    assert expected_tree(name) == mounted_tree(targets[0]) == mounted_tree(targets[1])
+    assert file_times(targets[0]) == file_times(targets[1])
 
 
 @pytest.mark.parametrize("name", MOUNTABLE)
