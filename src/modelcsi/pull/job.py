@@ -67,13 +67,8 @@ class PullJob:
         self._layer_finished = layer_finished
         self._sources = Sources(self.nudge)
         self._demands = Demands(self.layers, self._begin_now)
-        self._shared = shared = shared_tars(self.artifact)
-        self._ahead = TreeAhead(
-            self.artifact,
-            self.layers,
-            (wish.selection, wish.layout),
-            lambda layer: Selection() if layer.digest in shared else wish.selection,
-        )
+        self._shared = shared_tars(self.artifact)
+        self._ahead = TreeAhead(self.artifact, self.layers, (wish.selection, wish.layout), self._shared)
         self._stop, self._has_room = threading.Event(), threading.Event()
         self._changed = threading.Condition()
         # Under the condition's lock:
@@ -250,11 +245,8 @@ class PullJob:
             logger.info("pulling %s gave its turn to others, since nothing arrives", self.reference)
 
     def _work(self, reservation: Reservation, stop: threading.Event) -> LayerWork:
-        return LayerWork(
-            *(self.selection, self._shared, self._sources, self.progress, reservation, stop),
-            demands=self._demands,
-            ahead=self._ahead,
-        )
+        everywhere = (self.selection, self._shared, self._sources, self.progress)
+        return LayerWork(*everywhere, reservation, stop, self._demands, self._ahead)
 
     def _learn_tree(self, work: LayerWork) -> None:
         """Tell which files there are before they are here, as far as that can be learned."""

@@ -59,13 +59,13 @@ class TreeAhead:
         artifact: Artifact,
         layers: Sequence[Layer],
         shown: tuple[Selection, Layout],
-        selection_of: Callable[[Layer], Selection],
+        shared: frozenset[Digest],
     ) -> None:
-        """`selection_of`: which members of a layer are kept."""
+        """`shared`: tars of which all members are kept (`LayerWork.shared`)."""
         self._artifact = artifact
         self._layers = layers
         self._selection, self._layout = shown
-        self._selection_of = selection_of
+        self._shared = shared
         self._lock = threading.Lock()
         # Under the lock, by layer: indexes; first members; why there is neither. What a tree was made of stays.
         self._indexes: dict[Digest, Indexed] = {}
@@ -185,7 +185,8 @@ class TreeAhead:
 
     def _as_kept(self, layer: Layer, members: Sequence[Member]) -> Sequence[Member]:
         """As they will be kept: where a hard link is wanted, with all files, since it may be to any of them."""
-        kept = set(kept_members(layer, members, self._selection_of(layer)))
+        selection = Selection() if layer.digest in self._shared else self._selection
+        kept = set(kept_members(layer, members, selection))
         return [
             replace(member, sha256=f"{_TO_COME}{layer.digest} {number}") if number in kept else member
             for number, member in enumerate(members)
