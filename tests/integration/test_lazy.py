@@ -410,3 +410,30 @@ def test_servers_and_drivers_die_under_load(make_driver: MakeDriver, registry: F
     assert [] == problems
     assert promised(files) == shown(target)
     assert [] == driver.bugs()
+
+
+def test_the_portable_adapter(make_driver: MakeDriver, registry: FakeRegistry, wire: Wire) -> None:
+    """pyfuse3 shows the same; when its server dies readers get errors, the volume is abnormal, and is mounted anew."""
+    pytest.importorskip("pyfuse3")
+    driver = make_driver({"fuse": {"adapter": "pyfuse3"}})
+    model = push(registry.content, "lazy/portable", random_files("portable", 24 * MIB))
+    wire.bytes_per_second = _RATE
+    volume = lazily(model, wire, "portable")
+    assert driver.kubelet.publish(volume).is_ok
+    path = driver.kubelet.target(volume) / "model-00000.safetensors"
+    end = read_at(path, 23 * MIB, MIB)
+    (server,) = driver.ask("status")["lazy"]["servers"]
+    with ThreadPoolExecutor(1) as pool:
+        reader = pool.submit(read_at, path, 12 * MIB, 8 * MIB)
+        os.kill(server["pid"], 9)
+        error = reader.exception(20)
+    eventually(lambda: driver.kubelet.stats(volume).response.volume_condition.abnormal, "the volume is abnormal")
+    again = driver.kubelet.publish(volume)
+    wire.bytes_per_second = 0
+
+    assert model.files["model-00000.safetensors"][23 * MIB :] == end
+    assert "pyfuse3" == server["adapter"]
+    assert isinstance(error, OSError)
+    assert again.is_ok, again.text
+    assert promised(model.files) == shown(driver.kubelet.target(volume))
+    assert driver.kubelet.unpublish(volume).is_ok
