@@ -28,10 +28,10 @@ from modelcsi.errors import MountFailed
 from modelcsi.mount import wire
 from modelcsi.mount.adapters import PASSTHROUGH
 from modelcsi.mount.conversation import Answer, Conversation, HolderGone, HolderStuck, read_secret, secret_file
-from modelcsi.mount.fusemount import abort, devices_of
+from modelcsi.mount.fusemount import abort, devices_of, has_ended
 from modelcsi.mount.lifetime import SERVING_NAME
 from modelcsi.mount.link import SOCKET_NAME
-from modelcsi.mount.parked import Held, OwnHolder, Parked, ServerStatus, Task, are_served, has_ended
+from modelcsi.mount.parked import Held, OwnHolder, Parked, ServerStatus, Task, are_served
 from modelcsi.mount.table import read_mount_table
 
 logger = logging.getLogger(__name__)
@@ -139,7 +139,7 @@ class Daemons:
         self._wake()
 
     def release(self, view: str) -> None:
-        """After a view's last unmount; repeatable, and it waits for nobody: a holder that is away is told later."""
+        """After a view's last unmount; repeatable. It waits for nobody: a holder that is away is told later."""
         with self._lock:
             parked = self._parked.pop(view, None)
             self._released.add(view)
@@ -187,9 +187,8 @@ class Daemons:
             error = task.done.get(timeout=_HOLD_SECONDS)
         except queue.Empty:
             task.is_cancelled = True
-            raise MountFailed(
-                f"the FUSE holder of {self._root} does not answer", hint="see the log of `modelcsi fuse`"
-            ) from None
+            what = f"the FUSE holder of {self._root} does not answer"
+            raise MountFailed(what, hint="see the log of `modelcsi fuse`") from None
         if error:
             raise MountFailed(f"the FUSE holder refuses: {error}")
 
@@ -387,7 +386,8 @@ class Daemons:
         self._alone_since = None
         for held in self.held():
             try:
-                abort(held.device)
+                if held.device in devices_of(read_mount_table(), held.view):
+                    abort(held.device)
             except OSError as error:
                 logger.error("the connection of view %s cannot be ended: %s", held.view, error)  # noqa: TRY400 - expected
             self._lose(held.view, f"there was no FUSE holder for {self._patience_seconds:.0f} s", held.serial)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 import os
+import select
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from pathlib import Path
@@ -104,10 +105,18 @@ def unmount(mounter: Mounter, target: str) -> None:
                 os.close(abort_fd)
 
 
+def has_ended(fuse_fd: int) -> bool:
+    """Whether the connection of a /dev/fuse descriptor has ended, or never began; asks the kernel only."""
+    poll = select.poll()
+    poll.register(fuse_fd, 0)
+    return bool(poll.poll(0))
+
+
 def abort(device: str) -> None:
     """End the connection of a view's file system, `major:minor`: all who wait get ECONNABORTED, later calls ENOTCONN.
 
-    Its mounts stay until they are unmounted. Nothing happens if it has gone. Raises OSError without CAP_SYS_ADMIN.
+    Its mounts stay until they are unmounted. Only for one that is known to live (`has_ended`, or the mount table): the number of
+    another that has gone is used again. Raises OSError without CAP_SYS_ADMIN.
     """
     abort_fd = _open_abort(device)
     if abort_fd is not None:

@@ -24,7 +24,7 @@ from typing import Any
 
 from modelcsi.mount import wire
 from modelcsi.mount.adapters import PASSTHROUGH
-from modelcsi.mount.fusemount import abort
+from modelcsi.mount.fusemount import abort, has_ended
 from modelcsi.mount.lifetime import (
     LOCK_NAME,
     SERVING_NAME,
@@ -277,9 +277,12 @@ class Holder:
         self._is_used_since = time.monotonic()
 
     def _abort(self, held: _View) -> None:
+        # Without a descriptor of ours the server's death is the connection's; and the number of one that has ended may be
+        # another's by now.
+        if held.fuse_fd is None or not held.device or has_ended(held.fuse_fd):
+            return
         try:
-            if held.device:
-                abort(held.device)
+            abort(held.device)
         except OSError as error:
             logger.error("the connection of view %s cannot be ended: %s", held.view, error)  # noqa: TRY400 - expected
 

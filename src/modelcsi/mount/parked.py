@@ -10,7 +10,6 @@ import logging
 import math
 import os
 import queue
-import select
 import signal
 import time
 from collections.abc import Sequence
@@ -129,13 +128,6 @@ class OwnHolder:
             logger.warning("the FUSE holder %d ended with status %d", pid, os.waitstatus_to_exitcode(status))
             self._pid = None
         return self._pid is not None
-
-
-def has_ended(fuse_fd: int) -> bool:
-    """Whether the connection of a /dev/fuse descriptor has ended, or never began; asks the kernel only."""
-    poll = select.poll()
-    poll.register(fuse_fd, 0)
-    return bool(poll.poll(0))
 
 
 def are_served(path: Path) -> bool:

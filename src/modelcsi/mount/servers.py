@@ -333,7 +333,7 @@ class Servers:
         code = os.waitstatus_to_exitcode(status)
         how = f"was killed by signal {-code}" if code < 0 else f"ended with status {code}"
         # Somebody else's SIGKILL says nothing about the program.
-        was_sent = code == -signal.SIGKILL and server.killed_at is None and not server.unserved
+        was_sent = code == -signal.SIGKILL and server.killed_at is None
         self._ended(server, how, is_failure=not was_sent)
 
     def _ended(self, server: ServerProcess, how: str, *, is_failure: bool = False) -> None:

@@ -5,12 +5,11 @@ from __future__ import annotations
 import json
 import os
 import shutil
-import signal
 import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Collection, Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +19,7 @@ from modelcsi.mount.daemons import Daemons
 from modelcsi.mount.fusemount import abort, attach, open_connection, unmount
 from modelcsi.mount.mounter import Mounter
 from modelcsi.mount.table import read_mount_table
+from tests.fakes.processes import is_gone, kill_all_of
 from tests.integration.driver import eventually
 
 _HERE = Path(__file__).parent
@@ -101,18 +101,7 @@ class LazyNode:
         for held in self.daemons.held():
             self.daemons.release(held.view)
         self.daemons.stop()
-        for pid in self.processes():
-            with suppress(ProcessLookupError):
-                os.kill(pid, signal.SIGKILL)
-
-    def processes(self) -> list[int]:
-        """All holders and servers of this node."""
-        found = []
-        for entry in Path("/proc").iterdir():
-            with suppress(OSError):
-                if entry.name.isdigit() and str(self.root).encode() in (entry / "cmdline").read_bytes().split(b"\0"):
-                    found.append(int(entry.name))
-        return [pid for pid in found if not is_gone(pid)]
+        kill_all_of(self.root)
 
 
 class Reader:
@@ -171,11 +160,3 @@ def readers(path: Path, count: int = 4) -> Iterator[Callable[[], list[dict[str, 
 def wait_for_end(*pids: int) -> None:
     """Until the processes are gone."""
     eventually(lambda: all(map(is_gone, pids)), f"the end of {pids}")
-
-
-def is_gone(pid: int) -> bool:
-    """Whether a process has ended, be it reaped or not."""
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
-    except FileNotFoundError:
-        return True

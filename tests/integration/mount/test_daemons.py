@@ -16,6 +16,7 @@ import pytest
 
 from modelcsi.errors import MountFailed
 from modelcsi.mount.fusemount import abort, attach, open_connection
+from tests.fakes.processes import processes_of
 from tests.integration.driver import eventually
 from tests.integration.mount.conftest import VIEW, LazyNode, readers, wait_for_end
 from tests.integration.mount.tiny_server import SIZE, content
@@ -317,7 +318,7 @@ def test_all_ends_with_the_last_view(lazy_node: LazyNode) -> None:
     target = lazy_node.mount()
     lazy_node.server("standby")
     lazy_node.unmount(target)
-    eventually(lambda: not lazy_node.processes(), "the end of all", 30)
+    eventually(lambda: not processes_of(lazy_node.root), "the end of all", 30)
 
     assert not (lazy_node.root / "fuse.sock").exists()
     assert [] == list((lazy_node.root / "pods").iterdir())

@@ -20,8 +20,9 @@ from modelcsi.mount.adapters import choose_adapter
 from modelcsi.mount.daemons import Daemons
 from modelcsi.mount.servers import program
 from tests.fakes.lazy import VIEW, LazyDriver, LazyFile, LazyStore, content_of
+from tests.fakes.processes import is_gone, kill_all_of
 from tests.integration.driver import eventually
-from tests.integration.mount.conftest import LazyNode, is_gone, wait_for_end
+from tests.integration.mount.conftest import LazyNode, wait_for_end
 
 pytestmark = pytest.mark.timeout(180)
 
@@ -71,6 +72,7 @@ def node() -> Iterator[RealNode]:
             store.arrive("here", chunk)
         stack.enter_context(LazyDriver(store))
         made = RealNode(area / "root")
+        stack.callback(kill_all_of, area)
         stack.callback(made.end)
         yield made
 

@@ -11,12 +11,12 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from contextlib import suppress
 from pathlib import Path
 
 import pytest
 
 from modelcsi.mount.daemons import Daemons
+from tests.fakes.processes import kill_all_of
 
 pytestmark = pytest.mark.timeout(60)
 
@@ -69,13 +69,8 @@ class Node:
 
     def close(self) -> None:
         """End all processes."""
-        holder = self.daemons.holder_pid
-        servers = self.daemons.servers()
         self.daemons.stop()
-        for pid in (holder, *(server.pid for server in servers)):
-            if pid is not None:
-                with suppress(ProcessLookupError):
-                    os.kill(pid, signal.SIGKILL)
+        kill_all_of(self.root)
         for descriptor in self.ends.values():
             os.close(descriptor)
 
