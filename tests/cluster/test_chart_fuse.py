@@ -89,14 +89,17 @@ def test_it_has_no_token_no_port_and_no_network() -> None:
     assert not policy["podSelector"]["matchLabels"].items() <= _labels_of_pods(manifests, "model-csi-driver").items()
 
 
-@pytest.mark.parametrize("enabled", [True, False])
-def test_driver_never_runs_it_in_its_own_pod(enabled: bool) -> None:
-    """There it would end with the driver. Without the DaemonSet there are no lazy mounts, rather than such ones."""
-    manifests = render({"lazy": {"enabled": enabled}})
-    found = [item["metadata"]["name"] for item in manifests.of("DaemonSet")]
+def test_driver_never_runs_it_in_its_own_pod() -> None:
+    """There it would end with the driver, and every lazy mount with it."""
+    assert "external" == yaml.safe_load(render().config())["fuse"]["holder"]
 
-    assert "external" == yaml.safe_load(manifests.config())["fuse"]["holder"]
-    assert enabled == ("model-csi-driver-fuse" in found)
+
+def test_without_it_the_driver_mounts_nothing_lazily() -> None:
+    """Rather than wait for a holder that never comes; whatever adapter was asked for."""
+    manifests = render({"lazy": {"enabled": False}, "config": {"fuse": {"adapter": "pyfuse3"}}})
+
+    assert ["model-csi-driver"] == [item["metadata"]["name"] for item in manifests.of("DaemonSet")]
+    assert "none" == yaml.safe_load(manifests.config())["fuse"]["adapter"]
 
 
 def test_section_arrives_as_it_is() -> None:

@@ -118,3 +118,15 @@ def test_upgrade_leaves_the_fuse_pods_alone(driver: Release) -> None:
     driver.ensure({"env": [{"name": "EXAMPLE", "value": "changed"}]})
 
     assert (False, fuse) == (drivers == driver.pod, _fuse_pod(driver)["metadata"]["uid"])
+
+
+def test_without_fuse_pods_a_lazy_volume_waits(driver: Release, registry: ClusterRegistry, kubectl: Kubectl) -> None:
+    """`lazy.enabled: false`: the pod starts when its model is here, on a bind mount, and an event says why."""
+    driver.ensure({"lazy": {"enabled": False}})
+    model = registry.push_new(kubectl.namespace, _SMALL_BYTES)
+    kubectl.apply(pod("late", inline(model.at(registry.host), **_LAZY)))
+    kubectl.wait_until_ready("late")
+
+    assert "fuse.modelcsi" != _shown_by(kubectl, "late")
+    assert promised(model.files) == seen(kubectl.exec("late", *hashing()))
+    eventually(lambda: "lazy mounts are switched off" in kubectl("describe", "pod", "late"), "an event says why")

@@ -39,7 +39,7 @@
 {{- if ne "external" ($fuse.holder | default "external") -}}
 {{- fail "config.fuse.holder: the chart decides it; in the driver's pod it would end with that, and every lazy mount with it" -}}
 {{- end -}}
-{{- $_ := set $merged "fuse" (merge (dict "holder" "external") $fuse) -}}
+{{- $_ := set $merged "fuse" (merge (ternary (dict) (dict "adapter" "none") .Values.lazy.enabled) (dict "holder" "external") $fuse) -}}
 {{- toYaml $merged }}
 {{- end }}
 

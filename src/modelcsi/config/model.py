@@ -34,7 +34,7 @@ _SERVICE_NAME = r"[A-Za-z0-9]([-.A-Za-z0-9]{0,61}[A-Za-z0-9])?"
 _PROXY_URL = r"(https?://.*)?"
 _LOG_LEVELS = ("debug", "info", "warning", "error")
 _MIN_MEMORY_BYTES = 8 << 20
-_ADAPTERS = ("auto", "passthrough", "pyfuse3")
+_ADAPTERS = ("auto", "passthrough", "pyfuse3", "none")
 _VERIFIED = ("range", "complete")
 _HOLDERS = ("managed", "external")
 _MAX_READ_AHEAD_KB = 64 << 10
@@ -164,7 +164,7 @@ class FuseConfig:
     """What speaks to the kernel: `passthrough` (kernel 6.9 and newer: files that are complete are read without any process of the
     driver's, and the server may be replaced while pods read), or `pyfuse3` (older kernels: a server's death ends its mounts).
     Default: `auto`, the first that this node can; where it can neither, lazy volumes are mounted as `bind` ones are, when
-    they are complete, and their pods are told."""
+    they are complete, and their pods are told; so they are with `none`."""
 
     verify: str = field(default="range", metadata={"words": _VERIFIED})
     """When a file may be read: `range`, as soon as the bytes asked for are there, though its digest is not known to match until all

@@ -11,6 +11,7 @@ from modelcsi.mount import syscalls
 
 PASSTHROUGH = "passthrough"
 PYFUSE3 = "pyfuse3"
+NONE = "none"
 _DEVICE = "/dev/fuse"
 _NEEDED = (6, 9)
 """Kernel: FUSE_PASSTHROUGH, and NOTIFY_RESEND, without which a server cannot be replaced."""
@@ -37,6 +38,8 @@ class Node:
 
 def choose_adapter(wanted: str, node: Node | None = None) -> AdapterChoice:
     """The one that is `wanted`, if it can run here; of `auto` passthrough, else pyfuse3."""
+    if wanted == NONE:
+        return AdapterChoice(None, "lazy mounts are switched off here (`fuse.adapter: none`)")
     node = node or look_at_node()
     if node.missing:
         return AdapterChoice(None, node.missing)

@@ -44,3 +44,10 @@ def test_this_node_is_looked_at() -> None:
     choice = choose_adapter("auto", look_at_node())
 
     assert (choice.adapter is None) == bool(choice.reason)
+
+
+def test_admin_who_wants_none_gets_none() -> None:
+    """Whatever the node could; and the reason, which pods are told, says whose choice it is."""
+    choice = choose_adapter("none", Node("", "6.18.0", has_pyfuse3=True))
+
+    assert (None, True) == (choice.adapter, "fuse.adapter" in choice.reason)
