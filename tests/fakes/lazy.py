@@ -110,6 +110,10 @@ class LazyStore:
     def begin_again(self, path: str, state: FileState = FileState.WAITING) -> None:
         """What arrived was wrong, and is thrown away."""
         self.fill.begin_again(self.numbers[path], state)
+        self.drop(path)
+
+    def drop(self, path: str) -> None:
+        """The same, and nobody is told."""
         fd, chunks = self._maps.pop(path)
         os.close(fd)
         chunks.close()

@@ -25,6 +25,7 @@ from struct import Struct
 from typing import Literal
 
 from modelcsi.fuse.abi import RESENT
+from modelcsi.store.durable import make_solid
 
 _MAGIC = b"mcsiopn1"
 _HEADER = Struct("=8sQ")  # magic, number of files
@@ -44,7 +45,7 @@ class Opens:
     """One view's open files."""
 
     def __init__(self, path: Path, files: int) -> None:
-        """Take it over from whoever had it. Raises OSError."""
+        """Take it over from whoever had it. Raises OSError, StoreFull."""
         header = _HEADER.pack(_MAGIC, files)
         even = files + files % 2
         self._map, is_known = _map(path, header, _TABLES_AT + 2 * even * (_COUNT_BYTES + _EPOCH_BYTES))
@@ -153,6 +154,8 @@ def _map(path: Path, header: bytes, length: int) -> tuple[mmap.mmap, bool]:
     try:
         is_known = os.fstat(fd).st_size == length and os.pread(fd, len(header), 0) == header
         os.ftruncate(fd, length)  # never to nothing first: who has it mapped would die of SIGBUS
+        if not is_known:
+            make_solid(fd, length)
         return mmap.mmap(fd, length), is_known
     finally:
         os.close(fd)

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from itertools import count
 from pathlib import Path
 
+from modelcsi.errors import StoreFull
 from modelcsi.fuse.loop import EpollLoop
 from modelcsi.fuse.opens import Opens
 from modelcsi.fuse.passthrough import Common, Connection
@@ -108,7 +109,7 @@ class Server:
         self._drop(view_id)
         try:
             self._connections[view_id] = self._connect(view_id, fd)
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, StoreFull) as error:
             logger.warning("view %s cannot be served: %s", view_id, error)
             os.close(fd)
             self._holder.gone(view_id, str(error))

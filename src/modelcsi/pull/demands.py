@@ -33,7 +33,9 @@ class FillObserver(Protocol):
         """It is committed, and proven for this job's repository."""
 
     def layer_restarted(self, layer: Digest, error: Exception) -> None:
-        """Bytes that could be read were wrong; told before its ingest is removed. It may be opened again."""
+        """What is here of it is wrong, whether it was opened by this job or not; told before its ingest is removed. It may be
+        opened again.
+        """
 
     def layer_failed(self, layer: Digest, error: FinalError) -> None:
         """It cannot be had, by this job; others still come."""
@@ -134,16 +136,16 @@ class Demands:
         self._telling = threading.RLock()
         """Held around each call of the observer: they come in the order of what they tell. Taken before the others."""
         self._lock = threading.Lock()
-        # Under the lock: the layers; whether the job has ended and how; who is told.
+        # Under the lock: the layers; whether the job has ended and how; who is told, replaced as a whole.
         self._layers = {layer.digest: _LayerDemands(layer) for layer in layers}
         self._is_over = False
         self._error: Exception | None = None
-        self._observer: FillObserver | None = None
+        self._observers: tuple[FillObserver, ...] = ()
 
     @property
     def is_observed(self) -> bool:
         """Whether somebody reads while the bytes arrive."""
-        return self._observer is not None
+        return bool(self._observers)
 
     def is_anything_wanted(self) -> bool:
         """Whether somebody waits."""
@@ -161,17 +163,22 @@ class Demands:
             return self._layers[layer.digest].state is _State.COMPLETE
 
     def observe(self, observer_of: Callable[[], FillObserver]) -> None:
-        """Tell an observer from now on, if there is none yet: first of what is so already."""
+        """Tell an observer from now on, unless it is told already: first of what is so already."""
         with self._telling:
-            if self._observer is not None:
-                return
             observer = observer_of()
             with self._lock:
-                self._observer = observer
-                complete = [layer for layer, found in self._layers.items() if found.state is _State.COMPLETE]
+                if observer in self._observers:
+                    return
+                self._observers += (observer,)
+                layers = [(layer, found.state, found.error) for layer, found in self._layers.items()]
                 is_over, error = self._is_over, self._error
-            for layer in complete:
-                observer.layer_complete(layer)
+            for layer, state, failure in layers:
+                if state is _State.OPEN:
+                    observer.layer_opened(layer)
+                elif state is _State.COMPLETE:
+                    observer.layer_complete(layer)
+                elif isinstance(failure, FinalError):
+                    observer.layer_failed(layer, failure)
             if is_over:
                 observer.filled(error)
 
@@ -206,8 +213,8 @@ class Demands:
                     return
                 found.state, found.feed = _State.OPEN, feed
                 wants = list(found.wants)
-            if self._observer is not None:
-                self._observer.layer_opened(layer.digest)
+            for observer in self._observers:
+                observer.layer_opened(layer.digest)
         for want in wants:
             self._serve(want, feed)
         self.look(layer)
@@ -231,14 +238,13 @@ class Demands:
             found.feed = found.feed if is_whole else None
 
     def restarted(self, layer: Layer, error: Exception) -> None:
-        """What could be read of the layer was wrong, and is about to be removed. Nothing is told of one that was not open."""
+        """What is here of the layer is wrong, and is about to be removed: also what a job before this one let be read."""
         with self._telling:
             with self._lock:
                 found = self._layers[layer.digest]
-                was_open = found.state is _State.OPEN
                 found.state, found.feed = _State.WAITING, None
-            if was_open and self._observer is not None:
-                self._observer.layer_restarted(layer.digest, error)
+            for observer in self._observers:
+                observer.layer_restarted(layer.digest, error)
 
     def complete(self, layer: Layer) -> None:
         """The layer is committed and proven."""
@@ -250,8 +256,8 @@ class Demands:
                 found.state, found.feed = _State.COMPLETE, None
                 wants = list(found.wants)
                 found.wants.clear()
-            if self._observer is not None:
-                self._observer.layer_complete(layer.digest)
+            for observer in self._observers:
+                observer.layer_complete(layer.digest)
         _answer(wants, None)
 
     def failed(self, layer: Layer, error: FinalError) -> None:
@@ -262,8 +268,8 @@ class Demands:
                 found.state, found.feed, found.error = _State.FAILED, None, error
                 wants = list(found.wants)
                 found.wants.clear()
-            if self._observer is not None:
-                self._observer.layer_failed(layer.digest, error)
+            for observer in self._observers:
+                observer.layer_failed(layer.digest, error)
         _answer(wants, error)
 
     def finish(self, error: Exception | None) -> None:
@@ -275,8 +281,8 @@ class Demands:
                 for found in self._layers.values():
                     found.wants.clear()
                     found.feed = None
-            if self._observer is not None:
-                self._observer.filled(error)
+            for observer in self._observers:
+                observer.filled(error)
         _answer(wants, error)
 
     def _want(self, layer: Digest, done: Done, span: tuple[int, int] | None) -> Want:

@@ -149,9 +149,9 @@ class PullJob:
             return self._tree
 
     def observe(self, observer_of: Callable[[PullJob], FillObserver] | None) -> None:
-        """Files are read while they arrive: tell an observer, the first that is brought, and know the tree early.
+        """Files are read while they arrive: tell an observer, and know the tree early.
 
-        Layers that are under way already are told of when they are complete.
+        Layers that began before there was any observer are told of when they are complete. `observer_of` must not block.
         """
         if observer_of is not None:
             self._demands.observe(lambda: observer_of(self))

@@ -15,8 +15,9 @@ from pathlib import Path
 from typing import Protocol, TypeVar
 
 from modelcsi.artifact.entries import FileTree
+from modelcsi.artifact.image_tree import reading_of
 from modelcsi.artifact.layer import Layer
-from modelcsi.artifact.tree import wanted_layers
+from modelcsi.artifact.tree import build_tree, wanted_layers
 from modelcsi.deadline import Deadline
 from modelcsi.errors import FinalError, Forbidden, ModelCsiError, NotFound, Unauthenticated
 from modelcsi.oci.digest import Digest
@@ -159,12 +160,19 @@ class Puller:
     ) -> PulledView | Filling:
         """As `pull`, but returns as soon as it is known which files there are; the job goes on.
 
-        `observer_of` makes who is told how far the layers are. A job has one: what a later caller brings is not asked for
-        another. It is called without a lock held, and must not block.
+        `observer_of` makes who is told how far the layers are; `PullJob.observe` of what is found does so later.
         """
         return self._renewed(
             resolved, patience, lambda known: self._begin(known, owner, patience, (observer_of, joined))
         )
+
+    def tree_of(self, resolved: Resolved) -> FileTree:
+        """The files of what is complete here, as `begin` tells them."""
+        wish, artifact, content = resolved.wish, resolved.artifact, self._store.content
+        packed = [layer for layer in wanted_layers(artifact, wish.selection) if layer.codec.is_packed]
+        found = {layer.digest: content.members(layer.digest, reading_of(layer, wish.selection)) for layer in packed}
+        members = {digest: known for digest, known in found.items() if known is not None}
+        return wish.layout.arrange(build_tree(artifact, members, wish.selection), artifact.digest)
 
     def leave(self, owner: str) -> None:
         """The owner's lease is gone: jobs that nobody else wants stop."""

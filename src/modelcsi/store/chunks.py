@@ -12,6 +12,8 @@ import struct
 from collections.abc import Iterator
 from pathlib import Path
 
+from modelcsi.store.durable import make_solid, write_all
+
 CHUNK_BYTES = 1 << 20
 _MAGIC = b"mcsichk1"
 _HEADER = struct.Struct("<8sQQ")  # magic, chunk size, blob size
@@ -30,10 +32,20 @@ class ChunkMap:
             if os.fstat(fd).st_size != length or os.pread(fd, len(header), 0) != header:
                 os.ftruncate(fd, 0)
                 os.ftruncate(fd, length)
-                os.pwrite(fd, header, 0)
+                write_all(fd, header, 0)
+            make_solid(fd, length)
             self._map = mmap.mmap(fd, length)
         finally:
             os.close(fd)
+
+    @staticmethod
+    def may_be(path: Path, size: int) -> bool:
+        """Whether what is there is a map of a blob of this size, or nothing is."""
+        try:
+            with path.open("rb") as file:
+                return file.read(_HEADER.size) in (b"", _HEADER.pack(_MAGIC, CHUNK_BYTES, size))
+        except FileNotFoundError:
+            return True
 
     def mark(self, chunk: int) -> None:
         """The chunk's bytes are in the file."""
@@ -83,6 +95,10 @@ class ChunkView:
             return []
         marks = marks.ljust(last - first + 1, b"\x00")
         return [first + index for index, mark in enumerate(marks) if mark != 1]
+
+    def has_gone(self) -> bool:
+        """Whether nobody will set a mark here any more."""
+        return os.fstat(self.fd).st_nlink == 0
 
     def close(self) -> None:
         """Give the descriptor back."""

@@ -22,6 +22,7 @@ _libc = ctypes.CDLL(None, use_errno=True)
 _FALLOC_FL_KEEP_SIZE = 1
 _SYNC_FILE_RANGE_WRITE = 2
 _WRITEBACK_BYTES = 32 << 20
+_SOLID_BYTES = 1 << 20
 _NO_SPACE = frozenset({errno.ENOSPC, errno.EDQUOT})
 NO_SPACE_HINT = (
     "free space on the filesystem of root_dir, or make it larger; `modelcsi cache prune` drops what no pod uses"
@@ -66,6 +67,16 @@ def preallocate(fd: int, size: int) -> bool:
         os.ftruncate(fd, length)
         raise OSError(number, os.strerror(number))
     return False
+
+
+def make_solid(fd: int, size: int) -> None:
+    """Give a file that is to be mapped all its blocks: a store into a hole is SIGBUS where the disk is full. Raises StoreFull."""
+    if preallocate(fd, size):
+        return
+    with space_errors(f"{size} bytes"):
+        for offset in range(0, size, _SOLID_BYTES):  # what is there is written again
+            data = os.pread(fd, min(_SOLID_BYTES, size - offset), offset)
+            write_all(fd, data, offset)
 
 
 def write_back_behind(fd: int, start: int, end: int) -> None:

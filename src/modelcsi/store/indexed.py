@@ -11,7 +11,6 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import shutil
 import threading
 from collections import OrderedDict
 from collections.abc import Iterator, Sequence
@@ -48,7 +47,7 @@ class IndexedIngest:
         # Under the lock: open members, least recently used first, with how many use each.
         self._files: OrderedDict[int, tuple[int, int]] = OrderedDict()
         with space_errors(str(digest)):
-            self._prepare(plan)
+            self._prepare(layout, plan)
             self._stray_fd = os.open(self.directory / "stray", _OPEN, 0o600)
             try:
                 self.chunks = ChunkMap(self._blob_directory / "chunks", size)
@@ -106,12 +105,12 @@ class IndexedIngest:
         self._stray_fd = -1
         self.chunks.close()
 
-    def _prepare(self, plan: str) -> None:
+    def _prepare(self, layout: StoreLayout, plan: str) -> None:
         is_known = read_plan(self.directory) == plan and _stored_index(self.directory / INDEX_NAME) == self.index
         if not is_known or not self.members.exists():  # a commit that was killed took the members away
-            if self._blob_directory.exists():  # of an attempt to bring the blob in another form, or by another plan
-                (self._blob_directory / "chunks").unlink(missing_ok=True)
-                shutil.rmtree(self._blob_directory)
+            layout.drop_ingest(
+                self._blob_directory
+            )  # of an attempt to bring the blob in another form, or by another plan
             self.members.mkdir(mode=0o700, parents=True)
             replace_file(self.directory / INDEX_NAME, self.index.to_json().encode())
             (self.directory / "plan.json").write_text(json.dumps(plan))

@@ -43,8 +43,12 @@ class BlobIngest:
         self.size = size
         self.directory = layout.ingest(digest, host)
         with space_errors(str(digest)):
+            if _is_indexed(self.directory):
+                layout.drop_ingest(self.directory)
+            elif not ChunkMap.may_be(self.directory / "chunks", size):  # of a manifest that named another size
+                layout.drop_marks(self.directory)
+                self.path.unlink(missing_ok=True)
             self.directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-            _drop_indexed(self.directory)
             self.chunks = ChunkMap(self.directory / "chunks", size)
             self.fd = open_again(self.path)
             self._file = BlobFile(self.path, self.fd)
@@ -162,7 +166,7 @@ class LayerIngest:
         self._prefix: int | None = None if skips_prefix else 0  # all of them; None: there is no member file yet
         try:
             with space_errors(str(digest)):
-                self._open(plan)
+                self._open(layout, plan)
             if is_resumable:
                 self._prefix = self._recorded_prefix() if skips_prefix else 0
                 self._replayed_stray = self._cut_to_what_can_be_read_again()
@@ -273,9 +277,10 @@ class LayerIngest:
                 os.close(fd)
         self._members_fd = self._stray_fd = self._journal_fd = self._member_fd = -1
 
-    def _open(self, plan: str) -> None:
+    def _open(self, layout: StoreLayout, plan: str) -> None:
         if read_plan(self.directory) != plan:
-            _drop_indexed(self.directory.parent)
+            if _is_indexed(self.directory.parent):
+                layout.drop_ingest(self.directory.parent)
             if self.directory.exists():
                 shutil.rmtree(self.directory)
             self.directory.mkdir(mode=0o700, parents=True)
@@ -357,9 +362,7 @@ def has_ingest(layout: StoreLayout, digest: Digest, host: str = "") -> bool:
 
 def discard_ingest(layout: StoreLayout, digest: Digest, host: str = "") -> None:
     """Remove what one host delivered of a digest; closing the ingest first is the caller's duty. Repeatable."""
-    directory = layout.ingest(digest, host)
-    if directory.exists():
-        shutil.rmtree(directory)
+    layout.drop_ingest(layout.ingest(digest, host))
 
 
 def open_again(path: Path | str, directory_fd: int | None = None, mode: int = 0o600) -> int:
@@ -380,11 +383,9 @@ def read_plan(directory: Path) -> str | None:
     return value if isinstance(value, str) else None
 
 
-def _drop_indexed(directory: Path) -> None:
-    """What is there of a tar that arrived by its index (`store/indexed.py`): its marks mean other files."""
-    if (directory / "tar" / INDEX_NAME).exists():
-        (directory / "chunks").unlink(missing_ok=True)
-        shutil.rmtree(directory / "tar")
+def _is_indexed(directory: Path) -> bool:
+    """Whether there is something of a tar that arrived by its index (`store/indexed.py`): its marks mean other files."""
+    return (directory / "tar" / INDEX_NAME).exists()
 
 
 def _read_range(fd: int, start: int, end: int) -> Iterator[bytes]:

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Iterator
-from dataclasses import dataclass
+import shutil
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from modelcsi.oci.digest import Digest
@@ -54,6 +55,8 @@ class StoreLayout:
     root: Path
     file_mode: int = 0o444
     """What all files of the content may have done to them, whatever else their artifact says."""
+    before_drop: list[Callable[[Path], None]] = field(default_factory=list, compare=False, repr=False)
+    """Told the directory of an ingest that is about to be thrown away with what arrived: somebody may be reading there."""
 
     @property
     def format_file(self) -> Path:
@@ -138,6 +141,18 @@ class StoreLayout:
         blob can be guessed), and a host that delivers slowly, or nothing, is in nobody else's way.
         """
         return self.ingests_of(digest) / hashlib.sha256(host.encode()).hexdigest()[:16]
+
+    def drop_ingest(self, directory: Path) -> None:
+        """Throw away what one registry delivered of a digest; closing it first is the caller's duty. Repeatable."""
+        if directory.exists():
+            self.drop_marks(directory)
+            shutil.rmtree(directory)
+
+    def drop_marks(self, directory: Path) -> None:
+        """Nothing that is there counts as arrived any more: who reads by the marks sees that they have gone. Repeatable."""
+        for told in self.before_drop:
+            told(directory)
+        (directory / "chunks").unlink(missing_ok=True)
 
     def ingests_of(self, digest: Digest) -> Path:
         """The directory of all that is being written of a digest."""

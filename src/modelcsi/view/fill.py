@@ -12,6 +12,8 @@ import struct
 from collections.abc import Iterator
 from pathlib import Path
 
+from modelcsi.store.durable import make_solid, write_all
+
 _MAGIC = b"mcsifil1"
 _HEADER = struct.Struct("<8sQ")  # magic, number of files
 _FILE = struct.Struct("<BBH")  # state, 0, epoch
@@ -34,7 +36,10 @@ class FillMap:
     """The states of one view's files. One writer; `state` and `epoch` may be asked by any process."""
 
     def __init__(self, path: Path, files: int, *, is_writer: bool = False) -> None:
-        """The writer makes the file, all WAITING, unless it is there. Raises ValueError for one of another plan, OSError."""
+        """The writer makes the file, all WAITING, unless it is there.
+
+        Raises ValueError for one of another plan, OSError; of the writer also StoreFull.
+        """
         self.files = files
         header = _HEADER.pack(_MAGIC, files)
         length = len(header) + files * _FILE.size
@@ -43,7 +48,9 @@ class FillMap:
         try:
             if is_writer and os.fstat(fd).st_size == 0:
                 os.ftruncate(fd, length)
-                os.pwrite(fd, header, 0)
+                write_all(fd, header, 0)
+            if is_writer:
+                make_solid(fd, length)
             if os.fstat(fd).st_size != length or os.pread(fd, len(header), 0) != header:
                 raise ValueError(f"{path} is not the fill map of {files} files")
             self._map = mmap.mmap(fd, length, access=mmap.ACCESS_WRITE if is_writer else mmap.ACCESS_READ)

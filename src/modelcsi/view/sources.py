@@ -31,6 +31,12 @@ class Source:
         self.epoch = epoch
         self.chunks = chunks
 
+    def is_of(self, epoch: int, state: FileState) -> bool:
+        """Whether it is still good: what arrived may be thrown away without this file having been told of it, and the content
+        then be another file.
+        """
+        return self.epoch == epoch and (self.chunks is None or state is not FileState.COMPLETE)
+
     def close(self) -> None:
         """Give the descriptors back."""
         os.close(self.fd)
@@ -48,15 +54,16 @@ class Sources:
     def __len__(self) -> int:
         return len(self._open)
 
-    def get(self, view: str, file: int, epoch: int, opener: Callable[[], Source | None]) -> Source | None:
-        """The file's descriptors of this epoch, opened now if need be; None when `opener` finds no file."""
-        key = (view, file)
+    def get(
+        self, key: tuple[str, int], epoch: int, state: FileState, opener: Callable[[], Source | None]
+    ) -> Source | None:
+        """The descriptors of a view's file in this epoch and state, opened now if need be; None when `opener` finds no file."""
         source = self._open.get(key)
         if source is not None:
-            if source.epoch == epoch:
+            if source.is_of(epoch, state):
                 self._open.move_to_end(key)
                 return source
-            self.forget(view, file)
+            self.forget(*key)
         source = opener()
         if source is not None:
             self._open[key] = source

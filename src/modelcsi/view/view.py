@@ -87,7 +87,7 @@ class View:
         if state is FileState.WAITING:
             return Located(missing=self._unreadable(node, start, end))
         try:
-            source = self._source(file, node, epoch)
+            source = self._source(file, node, epoch, state)
         except OSError as error:
             logger.warning("cannot open file %d of view %s: %s", file, self.id, error)
             return Located(errno=errno.EIO)
@@ -99,6 +99,8 @@ class View:
                 self._around.demand.ahead(Ahead(self.id, file, *hint))
             if source.chunks is not None:
                 chunks = source.chunks.missing(*chunks_of(node, start, end))
+                if chunks and source.chunks.has_gone():  # thrown away, or committed: it is opened where it is now
+                    self._around.sources.forget(self.id, file)
                 if chunks:
                     return Located(missing=tuple(range_of(node, chunk) for chunk in chunks))
         return Located(fd=source.fd)
@@ -165,9 +167,10 @@ class View:
             return Verdict(errno.EIO)
         return Verdict(missing=((0, self.tree.nodes[file + 1].size),))
 
-    def _source(self, file: int, node: Node, epoch: int) -> Source | None:
+    def _source(self, file: int, node: Node, epoch: int, state: FileState) -> Source | None:
         layout, host, fill = self._around.layout, self._host, self.fill
-        return self._around.sources.get(self.id, file, epoch, lambda: open_source(layout, host, node, file, fill))
+        key = (self.id, file)
+        return self._around.sources.get(key, epoch, state, lambda: open_source(layout, host, node, file, fill))
 
     def _unreadable(self, node: Node, start: int, end: int) -> tuple[Range, ...]:
         """What to ask for of a file of which nothing may be read: its chunks where they can arrive one by one, else all of it."""

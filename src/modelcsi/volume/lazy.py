@@ -21,9 +21,10 @@ import threading
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Protocol
 
-from modelcsi.errors import FinalError, NotFound
+from modelcsi.errors import FinalError, NotFound, StoreFull
 from modelcsi.oci.digest import Digest
 from modelcsi.pull.job import PullJob
 from modelcsi.pull.patience import Patience
@@ -35,9 +36,10 @@ from modelcsi.store.content import empty_trash
 from modelcsi.store.durable import remove_tree, replace_file, space_errors
 from modelcsi.store.records import PublicationRecord
 from modelcsi.store.store import Store
-from modelcsi.view.plan import PlannedEntry, ViewPlan, plan_of, read_plan, write_plan
+from modelcsi.view.plan import ViewPlan, plan_of, read_plan, write_plan
 from modelcsi.view.wire import Ahead, ToServer, Want
 from modelcsi.volume.announcements import Announcements
+from modelcsi.volume.lazyplan import check_same, planned
 from modelcsi.volume.lazyrecords import lazy_id as lazy_id_of
 from modelcsi.volume.lazyrecords import read_callers, read_origin, write_callers
 from modelcsi.volume.lazyview import Done, LazyView
@@ -82,6 +84,9 @@ class LazyVolumes:
         # Under the lock: the views that are mounted, or about to be; who has them mounted, by target.
         self._views: dict[str, LazyView] = {}
         self._users: dict[str, dict[str, _User]] = {}
+        # Also under the lock: of views that are being given up, what who mounts them again has to wait for.
+        self._leaving: dict[str, threading.Lock] = {}
+        store.layout.before_drop.append(self._dropping)
 
     def publish(
         self, resolved: Resolved, record: PublicationRecord, patience: Patience, joined: Callable[[PullJob], None]
@@ -98,7 +103,7 @@ class LazyVolumes:
             return None
         lazy_id = lazy_id_of(resolved)
         view = self._join(lazy_id, record, resolved.wish.caller)
-        found = self._puller.begin(resolved, record.owner, patience, view.observe, joined)
+        found = self._puller.begin(resolved, record.owner, patience, None, joined)
         if isinstance(found, PulledView):
             self.left(record.target)
             return None
@@ -184,7 +189,10 @@ class LazyVolumes:
                 empty_trash(path)
                 continue
             view = self._open(lazy_id)
-            view.show(plan)
+            try:
+                view.show(plan)
+            except (OSError, ValueError, StoreFull):  # the driver must start, or nobody could unpublish
+                logger.exception("the lazy view %s cannot be filled: its pods must be deleted", lazy_id)
             brought = read_callers(alive.get(lazy_id, b""))
             self._users[lazy_id] = {
                 target: _User("", caller) for target, caller in brought.items() if target in targets
@@ -274,6 +282,7 @@ class LazyVolumes:
             if view is None:
                 files = self._store.layout.lazy_view(lazy_id)
                 view = self._views[lazy_id] = LazyView(lazy_id, files, self, self._say)
+                view.mounting = self._leaving.get(lazy_id, view.mounting)
             return view
 
     def _say(self, message: ToServer) -> None:
@@ -284,12 +293,14 @@ class LazyVolumes:
             return [user.owner for user in self._users.get(view.view, {}).values()]
 
     def _mount(self, view: LazyView, resolved: Resolved, record: PublicationRecord, found: Filling) -> None:
-        if self._mounts.targets().get(record.target) == view.view and self._mounts.is_alive(view.view):
-            self._entrust(view.view)  # mounted before its record could be written
-            return
         if view.plan is None:
             self._write(view, resolved, found)
-        if self._mounts.is_alive(view.view):
+        else:
+            check_same(view.plan, found.tree, found.offsets)
+        found.job.observe(view.observe)
+        if self._mounts.targets().get(record.target) == view.view and self._mounts.is_alive(view.view):
+            self._entrust(view.view)  # mounted before its record could be written
+        elif self._mounts.is_alive(view.view):
             self._mounts.clone(view.view, record.target)
             self._entrust(view.view)
         else:
@@ -307,11 +318,7 @@ class LazyVolumes:
             "files": str(len(found.tree.entries)),
         }
         head = {"view": view.view, "reference": str(wish.reference), "manifest": str(digest)}
-        entries = (
-            PlannedEntry(entry, None if entry.layer is None else found.offsets.get((entry.layer, entry.member)))
-            for entry in found.tree.entries
-        )
-        plan = plan_of(head | {"host": resolved.repository.host}, entries)
+        plan = plan_of(head | {"host": resolved.repository.host}, planned(found.tree, found.offsets))
         with space_errors(f"the files of the lazy view of {wish.reference}"):
             if files.directory.exists():
                 remove_tree(files.directory)
@@ -331,15 +338,24 @@ class LazyVolumes:
     def _drop(self, view: LazyView) -> None:
         """The caller holds `mounting`."""
         with self._lock:
-            if self._users.get(view.view):
+            if self._users.get(view.view) or self._views.get(view.view) is not view:
                 return  # somebody has come meanwhile
-            self._views.pop(view.view, None)
+            del self._views[view.view]
             self._users.pop(view.view, None)
-        self._refill.forget(view.view)
-        self._mounts.release(view.view)
-        view.close()
-        if view.files.directory.exists():
-            remove_tree(view.files.directory)
+            self._leaving[view.view] = view.mounting
+        try:
+            self._refill.forget(view.view)
+            self._mounts.release(view.view)
+            view.close()
+            if view.files.directory.exists():
+                remove_tree(view.files.directory)
+        finally:
+            with self._lock:
+                del self._leaving[view.view]
+
+    def _dropping(self, ingest: Path) -> None:
+        for view in tuple(self._views.values()):
+            view.dropping(ingest, self._store.layout.ingest)
 
     def _plan(self, lazy_id: str) -> ViewPlan | None:
         try:

@@ -10,11 +10,13 @@ import logging
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Protocol
 
 from modelcsi.artifact.entries import EntryType
 from modelcsi.errors import CorruptContent, FinalError, ModelCsiError, NotFound
 from modelcsi.oci.digest import Digest
+from modelcsi.pull.demands import FillObserver
 from modelcsi.pull.demands import Want as PullWant
 from modelcsi.pull.job import PullJob
 from modelcsi.store.layout import LazyViewFiles
@@ -25,6 +27,7 @@ from modelcsi.view.wire import MAX_CHANGED_FILES, Ahead, Changed, ToServer, Want
 logger = logging.getLogger(__name__)
 
 Done = Callable[[Exception | None], None]
+_MAYBE_READ = frozenset({FileState.ARRIVING, FileState.FAILED})
 
 
 class FillNews(Protocol):
@@ -52,6 +55,30 @@ class _Waiting:
     want: PullWant | None = field(default=None, repr=False)
 
 
+@dataclass(frozen=True, slots=True)
+class _Told:
+    """Hears a job for a view: what an older job tells of its end is none of the view's, which another one fills by then."""
+
+    view: LazyView
+    job: PullJob
+
+    def layer_opened(self, layer: Digest) -> None:
+        self.view.layer_opened(layer)
+
+    def layer_complete(self, layer: Digest) -> None:
+        self.view.layer_complete(layer)
+
+    def layer_restarted(self, layer: Digest, error: Exception) -> None:
+        self.view.layer_restarted(layer, error)
+
+    def layer_failed(self, layer: Digest, error: FinalError) -> None:
+        self.view.layer_failed(layer, error)
+
+    def filled(self, error: Exception | None) -> None:
+        if self.view.job is self.job:
+            self.view.filled(error)
+
+
 class LazyView:
     """The bytes of one view, on their way."""
 
@@ -74,6 +101,8 @@ class LazyView:
         self._waiting: set[_Waiting] = set()
         self._error: ModelCsiError | None = None
         self._damage: Exception | None = None
+        self._was_read: set[Digest] = set()  # layers of which somebody may have unverified bytes
+        self._is_closed = False
 
     # What the lazy volumes ask
 
@@ -98,13 +127,16 @@ class LazyView:
     def is_complete(self) -> bool:
         """Whether every file is verified."""
         with self._lock:
-            return bool(self._files_of) and all(
+            return self._plan is not None and all(
                 self._states.get(layer) is FileState.COMPLETE for layer in self._files_of
             )
 
-    def observe(self, job: PullJob) -> LazyView:
+    def observe(self, job: PullJob) -> FillObserver:
         """From now on this job fills the view: it is told what servers wait for."""
+        told = _Told(self, job)
         with self._lock:
+            if self._job is job or self._is_closed:
+                return told
             for layer in self._files_of if self._error is not None else ():  # what could not be had is asked for again
                 if self._states.get(layer) is FileState.FAILED:
                     self._states[layer] = FileState.WAITING
@@ -113,7 +145,13 @@ class LazyView:
             waiting = list(self._waiting)
         for item in waiting:
             self._begin(item, job)
-        return self
+        return told
+
+    def complete(self) -> None:
+        """All of it is here, by whatever job."""
+        for layer in tuple(self._files_of):
+            self.layer_complete(layer)
+        self.filled(None)
 
     def show(self, plan: ViewPlan) -> None:
         """The tree is known: from here on servers may be told of its files. Raises OSError."""
@@ -129,17 +167,14 @@ class LazyView:
                 elif entry.type is EntryType.FILE:
                     self._fill.put(number, FileState.COMPLETE)
             for layer, files in self._files_of.items():
-                if all(
-                    self._fill.state(number) is FileState.COMPLETE for number in files
-                ):  # as the last driver left it
-                    self._states.setdefault(layer, FileState.COMPLETE)
-            for layer, state in self._states.items():
-                self._put(layer, state)
+                self._recall(layer, {self._fill.state(number) for number in files})
+                self._put(layer, self._states[layer])
 
     def close(self) -> None:
         """Nobody shows it any more; what servers still wait for ends."""
         gone = NotFound("the volume has gone")
         with self._lock:
+            self._is_closed = True
             waiting, self._waiting, self._job = self._waiting, set(), None
             if self._fill is not None:
                 self._fill.close()
@@ -190,12 +225,14 @@ class LazyView:
         with self._lock:
             if self._states.get(layer) is not FileState.COMPLETE:
                 self._states[layer] = FileState.ARRIVING
+                self._was_read.add(layer)
                 self._put(layer, FileState.ARRIVING)
 
     def layer_complete(self, layer: Digest) -> None:
         """It is verified, and at its final place."""
         with self._lock:
             self._states[layer] = FileState.COMPLETE
+            self._was_read.discard(layer)
             self._put(layer, FileState.COMPLETE)
             here = [item for item in self._waiting if item.layer == layer]
             self._waiting.difference_update(here)
@@ -204,19 +241,36 @@ class LazyView:
 
     def layer_restarted(self, layer: Digest, error: Exception) -> None:
         """What arrived of it was wrong: nobody goes on with what he has of it."""
+        if self._begin_again(layer, error):
+            self._news.damaged(self, error)
+
+    def dropping(self, directory: Path, ingest_of: Callable[[Digest, str], Path]) -> None:
+        """An ingest is about to be thrown away, maybe by a job of others: what was read of it nobody will ever have verified."""
+        plan = self._plan
+        if plan is None:
+            return
         with self._lock:
-            was_read = self._states.get(layer) is FileState.ARRIVING
-            self._states[layer] = FileState.WAITING
+            layers = [layer for layer in self._was_read if ingest_of(layer, plan.host) == directory]
+        for layer in layers:
+            if self._begin_again(layer, None):
+                logger.warning("%s: what had arrived of %s is thrown away by another pull", plan.reference, layer)
+
+    def _begin_again(self, layer: Digest, damage: Exception | None) -> bool:
+        """Returns whether anybody may have read what was there."""
+        with self._lock:
+            if self._states.get(layer) is not FileState.COMPLETE:
+                self._states[layer] = FileState.WAITING
+            if layer not in self._was_read:
+                return False
+            self._was_read.discard(layer)
             files = list(self._files_of.get(layer, ()))
             if self._fill is not None:
                 for number in files:
                     self._fill.begin_again(number, FileState.WAITING)
-            if was_read:
-                self._damage = error
+            self._damage = damage or self._damage
         for start in range(0, len(files), MAX_CHANGED_FILES):
             self._tell(Changed(self.view, tuple(files[start : start + MAX_CHANGED_FILES])))
-        if was_read:
-            self._news.damaged(self, error)
+        return True
 
     def layer_failed(self, layer: Digest, error: FinalError) -> None:
         """It cannot be had: who waits for it is told, and it cannot be read until another job brings it."""
@@ -245,6 +299,18 @@ class LazyView:
         for item in failed:
             item.done(self._error)
         self._news.ended(self, error)
+
+    def _recall(self, layer: Digest, states: set[FileState]) -> None:
+        """How far a layer is, by what the last driver left in the map; the caller holds the lock.
+
+        What could not be had is asked for again; it may have been read before that.
+        """
+        if states == {FileState.COMPLETE}:
+            self._states.setdefault(layer, FileState.COMPLETE)
+        elif FileState.ARRIVING in states:
+            self._states.setdefault(layer, FileState.ARRIVING)
+        if self._states.setdefault(layer, FileState.WAITING) is not FileState.COMPLETE and states & _MAYBE_READ:
+            self._was_read.add(layer)
 
     def _put(self, layer: Digest, state: FileState) -> None:
         """In the map; the caller holds the lock."""

@@ -15,11 +15,12 @@ from typing import Protocol
 from modelcsi.deadline import Deadline
 from modelcsi.errors import ModelCsiError
 from modelcsi.pull.patience import Patience
-from modelcsi.pull.puller import Puller
+from modelcsi.pull.puller import PulledView, Puller
 from modelcsi.registry.caller import Caller
 from modelcsi.store.records import PublicationRecord
 from modelcsi.store.store import Store
 from modelcsi.volume.announcements import Announcements
+from modelcsi.volume.lazyplan import check_same
 from modelcsi.volume.lazyrecords import read_origin, wish_of
 from modelcsi.volume.lazyview import LazyView
 
@@ -111,8 +112,17 @@ class Refill:
         self._announcements.begins(record.owner, caller.pod, record.reference)
         patience = Patience(Deadline.after(_ASK_SECONDS))
         resolved = self._puller.resolve(wish_of(origin, record.reference, caller), patience)
-        source = resolved.repository.source
-        self._puller.begin(
-            *(resolved, record.owner, patience, view.observe),
+        source, plan = resolved.repository.source, view.plan
+        found = self._puller.begin(
+            *(resolved, record.owner, patience, None),
             lambda job: self._announcements.pulls(record.owner, job, source),
         )
+        if plan is None:
+            return
+        # Nothing is told of this job's bytes before it is known that they are those of the files that are mounted.
+        if isinstance(found, PulledView):
+            check_same(plan, self._puller.tree_of(resolved), {})
+            view.complete()
+        else:
+            check_same(plan, found.tree, found.offsets)
+            found.job.observe(view.observe)

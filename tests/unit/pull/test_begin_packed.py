@@ -250,16 +250,20 @@ def test_a_killed_fill_goes_on(make_puller: Any, fake: FakeRegistry, again: str)
 
 
 def test_two_lazy_callers_and_one_who_joins_late(pod: Pod, fake: FakeRegistry) -> None:
-    """One job, one observer, one tree."""
+    """One job, one tree; each is told all, the second first what was so already."""
     push(fake, (TAR, STREAM, {}))
     fake.faults.bytes_per_second_in_all = 4_000_000
-    log, unused = Log(), Log()
+    log, late = Log(), Log()
     found = filling(pod, log)
+    wait_until(lambda: bool(log.events))
     other = Pod(pod.puller, pod.reference, "other")
-    second = filling(other, unused)
+    second = filling(other, late)
     finish(pod, fake, found, log)
+    wait_until(lambda: len(log.events) == len(late.events))
 
-    assert (found.job, found.tree, []) == (second.job, second.tree, unused.events)
+    assert (found.job, found.tree) == (second.job, second.tree)
+    assert ["opened", "complete", "filled"] == [event[0] for event in log.events]
+    assert log.events == late.events
 
 
 def test_the_hub_layout_waits_for_tars(puller: Puller, fake: FakeRegistry) -> None:

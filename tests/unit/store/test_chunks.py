@@ -129,3 +129,11 @@ def test_view_of_no_map(tmp_path: Path, content: bytes) -> None:
 
     with pytest.raises(ValueError, match="is not a chunk map"):
         ChunkView(path)
+
+
+def test_no_part_of_a_map_is_a_hole(tmp_path: Path) -> None:
+    """A store into a hole of a mapped file kills the process where the disk is full."""
+    ChunkMap(tmp_path / "chunks", 100_000 * CHUNK_BYTES).close()
+    status = (tmp_path / "chunks").stat()
+
+    assert 512 * status.st_blocks >= status.st_size > 100_000

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import os
 
+from modelcsi.view.fill import FileState
 from modelcsi.view.sources import Source, Sources
+
+ARRIVING = FileState.ARRIVING
 
 
 def _opener() -> Source:
@@ -22,7 +25,9 @@ def _is_open(fd: int) -> bool:
 def test_least_recently_read_is_closed() -> None:
     """Beyond the bound the file that was read longest ago is closed, and opened again when it is read."""
     sources = Sources(capacity=2)
-    opened = [source for file in (0, 1, 0, 2) if (source := sources.get("view", file, 0, _opener)) is not None]
+    opened = [
+        source for file in (0, 1, 0, 2) if (source := sources.get(("view", file), 0, ARRIVING, _opener)) is not None
+    ]
     seen = [_is_open(source.fd) for source in opened]
     sources.forget_view("view")
 
@@ -34,8 +39,8 @@ def test_least_recently_read_is_closed() -> None:
 def test_other_epoch_is_opened_anew() -> None:
     """What was opened before the file began again is closed."""
     sources = Sources()
-    first = sources.get("view", 0, 0, _opener)
-    second = sources.get("view", 0, 1, lambda: None)
+    first = sources.get(("view", 0), 0, ARRIVING, _opener)
+    second = sources.get(("view", 0), 1, ARRIVING, lambda: None)
 
     assert first is not None
     assert not _is_open(first.fd)
@@ -47,7 +52,7 @@ def test_views_are_apart() -> None:
     """Forgetting a file or a view leaves the others open."""
     sources = Sources()
     for view, file in (("one", 0), ("one", 1), ("two", 0)):
-        sources.get(view, file, 0, _opener)
+        sources.get((view, file), 0, ARRIVING, _opener)
     sources.forget("one", 0)
     sources.forget("one", 0)
     after_file = len(sources)

@@ -63,6 +63,31 @@ def test_open_descriptor_survives_the_commit(scene: Scene) -> None:
     assert scene.store.files[PATH].content[-10:] == end == scene.read(PATH, SIZE - 10, 99)
 
 
+def test_what_arrived_is_thrown_away_and_another_job_completes(scene: Scene) -> None:
+    """Without a word to this view: the file that is verified is read, not the one that was open, whose holes would be zeros."""
+    scene.store.arrive(PATH, 0)
+    before = scene.read(PATH, 0, 10)
+    scene.store.drop(PATH)
+    scene.store.complete(PATH)
+
+    assert scene.store.files[PATH].content[:10] == before
+    assert scene.store.files[PATH].content[-10:] == scene.read(PATH, SIZE - 10, 10)
+
+
+def test_what_arrived_is_thrown_away_and_arrives_again(scene: Scene) -> None:
+    """Whoever waits for a chunk of the ingest that has gone finds it in the one that follows."""
+    scene.store.arrive(PATH, 0)
+    before = scene.read(PATH, 0, 10)
+    scene.store.drop(PATH)
+    told = _wait(scene, CHUNK_BYTES, CHUNK_BYTES + 1)
+    scene.store.arrive(PATH, 1)
+    scene.demand.answer()
+
+    assert before is not None
+    assert [0] == told
+    assert scene.store.files[PATH].content[CHUNK_BYTES : CHUNK_BYTES + 10] == scene.read(PATH, CHUNK_BYTES, 10)
+
+
 def test_rename_before_the_state_is_told(scene: Scene) -> None:
     """Between the commit's rename and the driver's word the file is found at its final place."""
     scene.store.complete(PATH)

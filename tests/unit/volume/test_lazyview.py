@@ -12,7 +12,7 @@ from modelcsi.artifact.entries import EntryType, FileEntry
 from modelcsi.errors import CorruptContent, FinalError, NotFound, PullPending, RegistryUnavailable
 from modelcsi.oci.digest import Digest
 from modelcsi.pull.job import PullJob
-from modelcsi.store.layout import LazyViewFiles
+from modelcsi.store.layout import LazyViewFiles, StoreLayout
 from modelcsi.view.fill import FileState, FillMap
 from modelcsi.view.plan import PlannedEntry, ViewPlan, plan_of
 from modelcsi.view.wire import Ahead, Changed, ToServer, Want
@@ -244,6 +244,67 @@ def test_what_nobody_could_read_did_no_damage(view: LazyView, job: Job, news: Ne
     view.layer_restarted(WEIGHTS, CorruptContent("other bytes"))
 
     assert ([], None) == (news.damages, view.trouble)
+
+
+def test_an_older_job_ends_after_the_next_has_begun(view: LazyView, job: Job, news: News) -> None:
+    """Its last owner left while another pod came: what is asked for goes to the job that runs."""
+    older = view.observe(cast("PullJob", job))
+    view.show(plan())
+    following = Job()
+    view.observe(cast("PullJob", following))
+    older.filled(PullPending("stopped"))
+    ask(view, 5, 0, 9)
+
+    assert ([(WEIGHTS, 0, 9)], []) == ([asked.what for asked in following.asked], news.ends)
+
+
+def test_who_observes_twice_asks_once(view: LazyView, job: Job) -> None:
+    """Each publication of the view observes the job that it finds."""
+    view.show(plan())
+    ask(view, 5, 0, 9)
+    again = view.observe(cast("PullJob", job))
+
+    assert ([(WEIGHTS, 0, 9)], again) == ([asked.what for asked in job.asked], view.observe(cast("PullJob", job)))
+
+
+def test_what_was_read_before_a_start_is_thrown_away(view: LazyView, job: Job, news: News) -> None:
+    """By the next driver's job, or by one of others for the same host: no page of it may count as verified later."""
+    view.show(plan())
+    view.layer_opened(TAR)
+    view.layer_opened(WEIGHTS)
+    following = LazyView(VIEW, view.files, news, news.told.append)
+    following.show(plan())
+    kept = states(following)
+    following.layer_restarted(WEIGHTS, CorruptContent("other bytes"))
+    layout = StoreLayout(view.files.directory)
+    following.dropping(layout.ingest(TAR, "other.test"), layout.ingest)
+    following.dropping(layout.ingest(TAR, "r.test"), layout.ingest)
+    fill = FillMap(view.files.fill, 7)
+
+    assert [W, C, A, W, A, A, W] == kept
+    assert [W, C, W, W, W, W, W] == states(following)
+    assert [0, 0, 1, 0, 1, 1, 0] == [fill.epoch(number) for number in range(7)]
+    assert [Changed(VIEW, (5,)), Changed(VIEW, (2, 4))] == news.told
+
+
+def test_what_could_not_be_had_is_waited_for_after_a_start(view: LazyView, job: Job, news: News) -> None:
+    """Another job is about to bring it."""
+    view.show(plan())
+    view.filled(NotFound("the blob is gone"))
+    following = LazyView(VIEW, view.files, news, news.told.append)
+    following.show(plan())
+
+    assert [W, C, W, W, W, W, W] == states(following)
+
+
+def test_all_is_here_without_a_job(view: LazyView, job: Job, news: News) -> None:
+    """Others have brought it: whoever waits goes on."""
+    view.show(plan())
+    view.filled(RegistryUnavailable("away"))
+    answers = ask(view, 5, 0, 9)
+    view.complete()
+
+    assert ([None], True, None) == (answers, view.is_complete, news.ends[-1])
 
 
 @pytest.mark.parametrize(("file", "end"), [(7, 1), (5, 1001), (3, 1)])
