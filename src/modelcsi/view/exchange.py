@@ -14,7 +14,8 @@ import socket
 import struct
 import threading
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Protocol
@@ -105,7 +106,9 @@ class Exchange:
             return tuple(server.hello for server in self._servers.values() if server.hello is not None)
 
     def _wake(self) -> None:
-        os.eventfd_write(self._wake_fd, 1)
+        with self._lock:  # who pulls may still have something to say when the descriptor is somebody else's
+            if self._wake_fd >= 0:
+                os.eventfd_write(self._wake_fd, 1)
 
     def _run(self) -> None:
         while not self._has_ended.is_set():
@@ -120,7 +123,9 @@ class Exchange:
         for server in tuple(self._servers.values()):
             self._hang_up(server)
         self._selector.close()
-        os.close(self._wake_fd)
+        with self._lock:
+            os.close(self._wake_fd)
+            self._wake_fd = -1
 
     def _accept(self) -> None:
         try:
@@ -170,12 +175,27 @@ class Exchange:
                 server.hello = message
             case Want():
                 self._give_up(server, message.id)
-                give_up = self._demands.want(message, partial(self._answer, server, message.id))
-                server.given_up[message.id] = give_up
+                server.given_up[message.id] = self._want(server, message)
             case Ahead():
-                self._demands.ahead(message)
+                with self._surviving(message):
+                    self._demands.ahead(message)
             case Cancel():
                 self._give_up(server, message.id)
+
+    def _want(self, server: _Server, want: Want) -> Callable[[], None]:
+        answer = partial(self._answer, server, want.id)
+        with self._surviving(want, answer):
+            return self._demands.want(want, answer)
+        return lambda: None
+
+    @contextmanager
+    def _surviving(self, message: Want | Ahead, failed: Callable[[Exception], None] = lambda _: None) -> Iterator[None]:
+        """What is wrong with one question must not end the answers to all others."""
+        try:
+            yield
+        except Exception as error:  # a bug, or no thread can be started at present
+            logger.exception("%s cannot be answered", message)
+            failed(error)
 
     def _give_up(self, server: _Server, number: int) -> None:
         give_up = server.given_up.pop(number, None)

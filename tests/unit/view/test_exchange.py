@@ -29,8 +29,11 @@ class Demands:
         self.hints: list[Ahead] = []
         self.given_up: list[int] = []
         self.is_here = False
+        self.bug: Exception | None = None
 
     def want(self, want: Want, done: Callable[[Exception | None], None]) -> Callable[[], None]:
+        if self.bug is not None:
+            raise self.bug
         with self.changed:
             self.wants.append((want, done))
             self.changed.notify_all()
@@ -39,6 +42,8 @@ class Demands:
         return lambda: self._give_up(want.id)
 
     def ahead(self, ahead: Ahead) -> None:
+        if self.bug is not None:
+            raise self.bug
         with self.changed:
             self.hints.append(ahead)
             self.changed.notify_all()
@@ -113,6 +118,34 @@ def test_answers_come_in_the_order_of_the_bytes(connect: Callable[[], socket.soc
 
     assert [Here(2), Failed(1, 5, "the blob is gone")] == [hear(connection), hear(connection)]
     assert [Ahead(VIEW, 0, 12, 20)] == demands.hints
+
+
+def test_a_question_that_cannot_be_answered(connect: Callable[[], socket.socket], demands: Demands) -> None:
+    """It gets an error, and the answers to others go on, on this connection and on others."""
+    connection, other = connect(), connect()
+    demands.bug = RuntimeError("can't start new thread")
+    say(connection, HELLO, Ahead(VIEW, 0, 0, 9), Want(1, VIEW, 0, 0, 9))
+    failed = hear(connection)
+    demands.bug, demands.is_here = None, True
+    say(connection, Want(2, VIEW, 0, 0, 9))
+    say(other, Want(2, VIEW, 0, 0, 9))
+
+    assert Failed(1, 5, "can't start new thread") == failed
+    assert Here(2) == hear(connection) == hear(other)
+
+
+def test_who_pulls_talks_on_after_the_end(tmp_path: Path, demands: Demands) -> None:
+    """Nobody is told, and no descriptor is written to that may be somebody else's by then."""
+    exchange = Exchange(tmp_path, demands)
+    exchange.start()
+    exchange.stop()
+    reader, writer = os.pipe()
+    exchange.tell(Changed(VIEW, (1,)))
+    os.close(writer)
+    written = os.read(reader, 8)
+    os.close(reader)
+
+    assert b"" == written
 
 
 def test_what_is_here_is_answered_at_once(connect: Callable[[], socket.socket], demands: Demands) -> None:
