@@ -104,7 +104,7 @@ class Refill:
             except ModelCsiError as raised:
                 error = raised
                 logger.warning("cannot go on filling %s for %s: %s", record.reference, record.target, raised)
-        if error is not None and view.job is None:
+        if error is not None and view.job is None and not view.is_complete:  # another pod may have had it filled
             view.filled(error)
 
     def _fill_for(self, view: LazyView, record: PublicationRecord, origin: Mapping[str, str]) -> None:

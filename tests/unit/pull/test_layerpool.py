@@ -8,8 +8,10 @@ from modelcsi.artifact.layer import RAW, Layer
 from modelcsi.errors import NotFound, RegistryUnavailable
 from modelcsi.oci.descriptor import Descriptor
 from modelcsi.oci.digest import Digest
+from modelcsi.pull import layerpool
 from modelcsi.pull.layerpool import LayerPool
 from modelcsi.pull.streams import Stopped
+from tests.unit.pull.conftest import wait_until
 
 
 def layers(count: int) -> list[Layer]:
@@ -52,6 +54,33 @@ def test_a_layer_that_is_pressed_for_begins_at_once() -> None:
     running.join(10)
 
     assert [first, third, second] == order
+
+
+def test_a_pod_that_opens_all_its_files(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Layers that nobody sends take no thread each; what was pressed for comes first when one ends, and all of it comes."""
+    monkeypatch.setattr(layerpool, "_MOST_PRESSED", 3)
+    wanted, go, lock = layers(100), threading.Event(), threading.Lock()
+    begun: list[Layer] = []
+
+    def bring(layer: Layer) -> None:
+        with lock:
+            begun.append(layer)
+        assert go.wait(10)
+
+    pool = LayerPool(wanted, 1, threading.Event(), lambda: False)
+    running = threading.Thread(target=pool.run, args=(bring,))
+    running.start()
+    wait_until(lambda: bool(begun))
+    for layer in wanted[50:]:
+        pool.begin_now(layer)
+    wait_until(lambda: len(begun) == 4)
+    at_first = list(begun)
+    go.set()
+    running.join(10)
+
+    assert [wanted[0], *wanted[50:53]] == sorted(at_first, key=lambda layer: layer.size)
+    assert set(range(50, 100)) >= {layer.size for layer in begun[4:48]}
+    assert wanted == sorted(begun, key=lambda layer: layer.size)
 
 
 def test_the_first_error_ends_all() -> None:
