@@ -67,6 +67,9 @@ class FakeLazyMounts:
         """The secret of each view that is served."""
         self.failures: list[Exception] = []
         """Raised by the next mounts, one each."""
+        self.connections: dict[str, int] = {}
+        """How many each view has had: the mounts of those before the last are dead."""
+        self._made_by: dict[str, int] = {}
 
     def why_not(self) -> str:
         return self.reason
@@ -74,9 +77,12 @@ class FakeLazyMounts:
     def attach(self, view: str, target: str, secret: bytes) -> None:
         self._mount(view, target)
         self.held[view] = secret
+        self.connections[view] = self.connections.get(view, 0) + 1
+        self._made_by[target] = self.connections[view]
 
     def clone(self, view: str, target: str) -> None:
         self._mount(view, target)
+        self._made_by[target] = self.connections[view]
 
     def entrust(self, view: str, secret: bytes) -> None:
         self.held[view] = secret
@@ -85,8 +91,12 @@ class FakeLazyMounts:
         return view in self.held
 
     def make_way(self, target: str) -> None:
-        if target in self.shown and not self.is_alive(self.shown[target]):
+        if target in self.shown and not self.shows(target, self.shown[target]):
             self.unmount(target)
+
+    def shows(self, target: str, view: str) -> bool:
+        is_present = self._made_by.get(target) == self.connections.get(view)
+        return self.shown.get(target) == view and self.is_alive(view) and is_present
 
     def unmount(self, target: str) -> None:
         self.shown.pop(target, None)

@@ -157,9 +157,14 @@ class Daemons:
 
     def is_alive(self, view: str) -> bool:
         """Whether a view is held and its connection has not ended; asks the kernel only."""
+        return self.device_of(view) is not None
+
+    def device_of(self, view: str) -> str | None:
+        """The file system, `major:minor`, of a view that is alive: mounts of another one are of a connection before it."""
         with self._lock:
             parked = self._parked.get(view)
-            return parked is not None and (parked.fuse_fd is None or not has_ended(parked.fuse_fd))
+            is_alive = parked is not None and (parked.fuse_fd is None or not has_ended(parked.fuse_fd))
+            return parked.held.device if parked is not None and is_alive else None
 
     def servers(self) -> tuple[ServerStatus, ...]:
         """The processes; none while the holder is away, and those of some seconds ago if it hangs."""

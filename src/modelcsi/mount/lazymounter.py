@@ -13,6 +13,7 @@ from modelcsi.mount import fusemount
 from modelcsi.mount.adapters import choose_adapter
 from modelcsi.mount.daemons import Daemons
 from modelcsi.mount.mounter import Mounter
+from modelcsi.mount.table import mounts_at
 
 _PATH_ONLY = os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 
@@ -52,8 +53,8 @@ class LazyMounter:
 
     def clone(self, view: str, target: str) -> None:
         """Show at another target what is mounted already. Raises as `Mounter.bind_read_only`; MountFailed if it is gone."""
-        for source, shown in self.targets().items():
-            if shown == view and source != target:
+        for source in self.targets():
+            if source != target and self.shows(source, view):
                 source_fd = os.open(source, _PATH_ONLY)
                 try:
                     self._mounter.bind_read_only(source_fd, target)
@@ -70,10 +71,17 @@ class LazyMounter:
         """Whether the view's mounts are served, or will be as soon as a server is back."""
         return self._daemons.is_alive(view)
 
+    def shows(self, target: str, view: str) -> bool:
+        """Whether the target shows the view, and is served: not by a connection that has ended, while others show a new one."""
+        topmost = next(reversed(mounts_at(self._mounter.table(), target)), None)
+        if topmost is None or fusemount.lazy_mounts([topmost]).get(target) != view:
+            return False
+        return topmost.device == self._daemons.device_of(view)
+
     def make_way(self, target: str) -> None:
         """Take away a lazy mount that nobody serves, and nobody will."""
         view = self.targets().get(target)
-        if view is not None and not self.is_alive(view):
+        if view is not None and not self.shows(target, view):
             self.unmount(target)
 
     def unmount(self, target: str) -> None:

@@ -105,6 +105,8 @@ class LazyVolumes:
         view = self._join(lazy_id, record, resolved.wish.caller)
         found = self._puller.begin(resolved, record.owner, patience, None, joined)
         if isinstance(found, PulledView):
+            if self._mounts.shows(record.target, lazy_id):
+                return lazy_id  # mounted before its record could be written, and complete since
             self.left(record.target)
             return None
         with view.mounting:
@@ -122,7 +124,7 @@ class LazyVolumes:
 
     def shows(self, target: str, view: str) -> bool:
         """Whether the target shows the view, and it is served. No process is asked that may be stuck."""
-        return self._mounts.targets().get(target) == view and self._mounts.is_alive(view)
+        return self._mounts.shows(target, view)
 
     def targets(self) -> Mapping[str, str]:
         """The lazy view that is mounted at each target."""
@@ -298,7 +300,7 @@ class LazyVolumes:
         else:
             check_same(view.plan, found.tree, found.offsets)
         found.job.observe(view.observe)
-        if self._mounts.targets().get(record.target) == view.view and self._mounts.is_alive(view.view):
+        if self._mounts.shows(record.target, view.view):
             self._entrust(view.view)  # mounted before its record could be written
         elif self._mounts.is_alive(view.view):
             self._mounts.clone(view.view, record.target)

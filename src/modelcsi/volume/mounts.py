@@ -43,6 +43,9 @@ class LazyMounts(Protocol):
     def is_alive(self, view: str) -> bool:
         """Whether its mounts are served."""
 
+    def shows(self, target: str, view: str) -> bool:
+        """Whether the target shows the view, and is served."""
+
     def make_way(self, target: str) -> None:
         """Take away a lazy mount that nobody serves."""
 

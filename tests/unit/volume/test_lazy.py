@@ -8,9 +8,10 @@ from typing import Any
 
 import pytest
 
-from modelcsi.errors import AlreadyPublished, MountFailed
+from modelcsi.errors import AlreadyPublished, MountFailed, StoreFull
 from modelcsi.oci.digest import Digest
 from modelcsi.registry.caller import Pod
+from modelcsi.store.records import MOUNTED, PublicationRecord
 from modelcsi.view.wire import ToServer, Want
 from modelcsi.volume.announcements import Announcement
 from modelcsi.volume.lazy import LazyVolumes
@@ -282,6 +283,52 @@ def test_a_mount_without_a_server_is_replaced(
     assert stats.abnormal
     assert "Failed" in heard.reasons
     assert ({volume.target: view}, [view]) == (lazy_mounts.shown, list(lazy_mounts.held))
+
+
+def test_each_dead_mount_is_replaced(
+    driver: Driver, spec: Callable[..., VolumeSpec], stalled: FakeRegistry, lazy_mounts: FakeLazyMounts
+) -> None:
+    """Two pods had the view when it was lost: that one of them has it again does not mend the other's mount."""
+    first, second = lazily(spec), lazily(spec, "second")
+    publish(driver, first)
+    publish(driver, second)
+    (view,) = set(lazy_mounts.shown.values())
+    lazy_mounts.held.clear()
+    publish(driver, first)
+    stats = driver.volumes.stats(VolumeId(second.volume_id), second.target)
+    publish(driver, second)
+
+    assert stats.abnormal
+    assert lazy_mounts.shows(first.target, view)
+    assert lazy_mounts.shows(second.target, view)
+
+
+def test_the_disk_is_full_while_a_mount_is_recorded(
+    driver: Driver,
+    spec: Callable[..., VolumeSpec],
+    stalled: FakeRegistry,
+    lazy_mounts: FakeLazyMounts,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """kubelet's next publish finds the mount, also when all of the model has come meanwhile."""
+    put = driver.store.records.put_publication
+
+    def full(record: PublicationRecord) -> None:
+        if record.state == MOUNTED:
+            raise StoreFull("no space left")
+        put(record)
+
+    monkeypatch.setattr(driver.store.records, "put_publication", full)
+    volume = lazily(spec)
+    with pytest.raises(StoreFull):
+        publish(driver, volume)
+    stalled.faults.resume.set()
+    wait_until(lambda: lazy(driver).rows()[0]["is_complete"] and not driver.puller.running())
+    monkeypatch.undo()
+    publish(driver, volume)
+    (view,) = lazy_mounts.shown.values()
+
+    assert [("MOUNTED", view)] == [(record.state, record.view) for record in driver.store.records.publications()]
 
 
 def test_secrets_stay_in_memory(
