@@ -163,8 +163,7 @@ class Daemons:
         """The file system, `major:minor`, of a view that is alive: mounts of another one are of a connection before it."""
         with self._lock:
             parked = self._parked.get(view)
-            is_alive = parked is not None and (parked.fuse_fd is None or not has_ended(parked.fuse_fd))
-            return parked.held.device if parked is not None and is_alive else None
+            return parked.held.device if parked is not None and parked.is_alive() else None
 
     def servers(self) -> tuple[ServerStatus, ...]:
         """The processes; none while the holder is away, and those of some seconds ago if it hangs."""

@@ -17,6 +17,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from modelcsi.mount import wire
+from modelcsi.mount.fusemount import has_ended
 
 logger = logging.getLogger(__name__)
 
@@ -59,6 +60,10 @@ class Parked:
 
     held: Held
     fuse_fd: int | None
+
+    def is_alive(self) -> bool:
+        """Whether its connection has not ended, as far as we can tell."""
+        return self.fuse_fd is None or not has_ended(self.fuse_fd)
 
     def close(self) -> None:
         """Close our copy."""

@@ -215,6 +215,15 @@ class LazyVolumes:
             users[record.target] = _User(record.owner, caller)
             return caller
 
+    def gone(self, view: str, record: PublicationRecord) -> None:
+        """See `refill.Users`."""
+        with self._lock:
+            users = self._users.get(view, {})
+            known = users.get(record.target)
+            if known is not None and known.owner == record.owner:
+                del users[record.target]
+        self.sweep()
+
     def rows(self) -> list[dict[str, Any]]:
         """Each view, for `modelcsi status`."""
         return [self._row(view) for view in tuple(self._views.values())]

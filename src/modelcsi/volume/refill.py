@@ -38,6 +38,9 @@ class Users(Protocol):
     def caller_of(self, view: str, record: PublicationRecord) -> Caller:
         """What the publication's pod brought, as far as it is known; from now on the publication is among the view's."""
 
+    def gone(self, view: str, record: PublicationRecord) -> None:
+        """It is not there any more."""
+
 
 @dataclass(frozen=True, slots=True)
 class _Pause:
@@ -104,8 +107,19 @@ class Refill:
             except ModelCsiError as raised:
                 error = raised
                 logger.warning("cannot go on filling %s for %s: %s", record.reference, record.target, raised)
+            finally:
+                self._forget_if_gone(view, record)
         if error is not None and view.job is None and not view.is_complete:  # another pod may have had it filled
             view.filled(error)
+
+    def _forget_if_gone(self, view: LazyView, record: PublicationRecord) -> None:
+        """An unpublish waits for nobody here: what was begun for a pod that has gone since is given up."""
+        known = self._store.records.publications(record.target)
+        if all(item.owner != record.owner for item in known):
+            self._puller.leave(record.owner)
+            self._announcements.left(record.owner)
+            self._store.records.end_lease(record.owner)
+            self._users.gone(view.view, record)
 
     def _fill_for(self, view: LazyView, record: PublicationRecord, origin: Mapping[str, str]) -> None:
         caller = self._users.caller_of(view.view, record)

@@ -346,6 +346,7 @@ class Volumes:
         if self.lazy is not None:
             self.lazy.left(record.target)
         self._store.records.remove_publication(record.volume_id, record.target)
+        self._puller.leave(record.owner)  # again: who goes on filling may have joined since, and looks at the record
         self._see(record.owner, is_done=True)
 
     @contextmanager

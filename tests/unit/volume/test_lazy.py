@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,8 @@ import pytest
 
 from modelcsi.errors import AlreadyPublished, MountFailed, StoreFull
 from modelcsi.oci.digest import Digest
+from modelcsi.pull.patience import Patience
+from modelcsi.pull.resolve import Resolved, Wish
 from modelcsi.registry.caller import Pod
 from modelcsi.store.records import MOUNTED, PublicationRecord
 from modelcsi.view.wire import ToServer, Want
@@ -329,6 +332,39 @@ def test_the_disk_is_full_while_a_mount_is_recorded(
     (view,) = lazy_mounts.shown.values()
 
     assert [("MOUNTED", view)] == [(record.state, record.view) for record in driver.store.records.publications()]
+
+
+def test_a_pod_goes_while_its_view_is_resumed(
+    start: Callable[[], Driver],
+    spec: Callable[..., VolumeSpec],
+    stalled: FakeRegistry,
+    lazy_mounts: FakeLazyMounts,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Nothing is downloaded, leased or kept for it, although the registry answers only now."""
+    first = start()
+    volume = lazily(spec)
+    publish(first, volume)
+    first.kill()
+    second = start()
+    asked, may_answer, resolve = threading.Event(), threading.Event(), second.puller.resolve
+
+    def slow(wish: Wish, patience: Patience) -> Resolved:
+        found = resolve(wish, patience)
+        asked.set()
+        assert may_answer.wait(20)
+        return found
+
+    monkeypatch.setattr(second.puller, "resolve", slow)
+    lazy(second).resume()
+    assert asked.wait(20)
+    unpublish(second, volume)
+    may_answer.set()
+    wait_until(lambda: not any(thread.name == "lazy-resume" for thread in threading.enumerate()))
+    wait_until(lambda: not second.puller.running())
+
+    assert [0] == [artifact.leases for artifact in second.store.records.artifacts()]
+    assert ([], []) == (lazy(second).rows(), list(second.store.layout.mounts.iterdir()))
 
 
 def test_secrets_stay_in_memory(

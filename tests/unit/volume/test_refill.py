@@ -43,6 +43,9 @@ class Around:
     def caller_of(self, view: str, record: PublicationRecord) -> Caller:
         return Caller()
 
+    def gone(self, view: str, record: PublicationRecord) -> None:
+        pytest.fail(f"{record} is there")
+
     def damaged(self, view: LazyView, error: Exception) -> None:
         pytest.fail(f"no bytes were wrong: {error}")
 
