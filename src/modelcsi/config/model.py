@@ -171,8 +171,8 @@ class FuseConfig:
     of it is; or `complete`: opening it waits until it is verified. Default: `range`."""
 
     read_timeout: Seconds = field(default=Seconds(300), metadata={"minimum": 1})
-    """How long a read waits for bytes that do not come, before it fails with EIO. Default: 300s: a registry that is restarted is not
-    noticed by those who read."""
+    """How long a read waits for bytes that do not come, before it fails with EIO. Who waits for all of a file (`verify: complete`, a
+    compressed tar) waits as long as more of it comes. Default: 300s: a registry that is restarted is not noticed by those who read."""
 
     read_ahead_kb: int = field(default=4096, metadata={"minimum": 0, "maximum": _MAX_READ_AHEAD_KB})
     """`read_ahead_kb` of lazy mounts, in KiB. Default: 4096; the kernel's 128 halves what a sequential reader gets."""

@@ -96,6 +96,10 @@ class ChunkView:
         marks = marks.ljust(last - first + 1, b"\x00")
         return [first + index for index, mark in enumerate(marks) if mark != 1]
 
+    def marked(self) -> int:
+        """How many chunks have a mark."""
+        return os.pread(self.fd, os.fstat(self.fd).st_size, _HEADER.size).count(b"\x01")
+
     def has_gone(self) -> bool:
         """Whether nobody will set a mark here any more."""
         return os.fstat(self.fd).st_nlink == 0

@@ -140,6 +140,18 @@ def _digest(node: Node) -> Digest:
     return Digest.parse(node.layer)
 
 
+def marked_chunks(layout: StoreLayout, host: str, node: Node) -> int:
+    """How many chunks have come of the blob that a file is in."""
+    try:
+        chunks = ChunkView(layout.ingest(_digest(node), host) / "chunks")
+    except (OSError, ValueError):
+        return 0  # nothing has, or it is small and kept nowhere, or all of it is committed
+    try:
+        return chunks.marked()
+    finally:
+        chunks.close()
+
+
 def chunks_of(node: Node, start: int, end: int) -> tuple[int, int]:
     """The first and last chunk of the layer's blob that [start, end) of a file lies in."""
     offset = node.offset or 0

@@ -17,7 +17,7 @@ from modelcsi.view.fill import FileState, FillMap
 from modelcsi.view.link import Demand
 from modelcsi.view.loop import Loop
 from modelcsi.view.readahead import ReadAhead
-from modelcsi.view.sources import Source, Sources, chunks_of, open_content, open_source, range_of
+from modelcsi.view.sources import Source, Sources, chunks_of, marked_chunks, open_content, open_source, range_of
 from modelcsi.view.tree import Node, read_tree
 from modelcsi.view.waits import Need, Range, Verdict, Waiting, Waits
 from modelcsi.view.wire import Ahead
@@ -111,7 +111,7 @@ class View:
             return self._judge_verified(need.file)
         epoch = self.fill.epoch(need.file) if need.epoch is None else need.epoch
         located = self.locate(need.file, need.start, need.end, epoch)
-        return Verdict(located.errno, located.missing)
+        return Verdict(located.errno, located.missing, self._arrived(need) if located.missing else 0)
 
     def judge_opening(self, file: int, *, waits: bool) -> Verdict:
         """Whether a file may be opened: not while it cannot be had, and with `waits` not before it is verified."""
@@ -130,7 +130,7 @@ class View:
 
     def wait(self, need: Need, missing: tuple[Range, ...], resume: Callable[[int], None]) -> Waiting:
         """`Waits.wait`: `resume` is told 0 when it is worth to look again, or an errno."""
-        return self._waits.wait(need, missing, resume)
+        return self._waits.wait(need, missing, resume, self._arrived(need))
 
     def cancel(self, waiting: Waiting) -> None:
         """`Waits.cancel`."""
@@ -165,7 +165,14 @@ class View:
             return Verdict()
         if self.fill.state(file) is FileState.FAILED:
             return Verdict(errno.EIO)
-        return Verdict(missing=((0, self.tree.nodes[file + 1].size),))
+        node = self.tree.nodes[file + 1]
+        return Verdict(missing=((0, node.size),), arrived=marked_chunks(self._around.layout, self._host, node))
+
+    def _arrived(self, need: Need) -> int:
+        """How much is here of what can only be had as a whole."""
+        node = self.tree.nodes[need.file + 1]
+        is_whole = node.layer is not None and (need.is_verified or node.offset is None)
+        return marked_chunks(self._around.layout, self._host, node) if is_whole else 0
 
     def _source(self, file: int, node: Node, epoch: int, state: FileState) -> Source | None:
         layout, host, fill = self._around.layout, self._host, self.fill

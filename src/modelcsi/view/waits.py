@@ -34,15 +34,18 @@ class Verdict(NamedTuple):
 
     errno: int = 0
     missing: tuple[Range, ...] = ()
+    arrived: int = 0
+    """Of what comes as a whole or not at all: how much of it is here. Who waits for that is patient while it grows."""
 
 
 class Waiting:
     """A need that is not met yet."""
 
-    __slots__ = ("deadline", "need", "pending", "repeats", "resume")
+    __slots__ = ("arrived", "deadline", "need", "pending", "repeats", "resume")
 
-    def __init__(self, need: Need, resume: Callable[[int], None], deadline: float) -> None:
+    def __init__(self, need: Need, resume: Callable[[int], None], deadline: float, arrived: int) -> None:
         self.need = need
+        self.arrived = arrived
         self.resume = resume
         self.deadline = deadline
         self.pending: set[_Key] = set()
@@ -86,9 +89,12 @@ class Waits:
     def __len__(self) -> int:
         return len(self._waiting)
 
-    def wait(self, need: Need, missing: tuple[Range, ...], resume: Callable[[int], None]) -> Waiting:
-        """Have what is missing fetched; `resume` is told once, later: 0 when it is worth to look again, or an errno."""
-        waiting = Waiting(need, resume, self._loop.now() + self._timeout_seconds)
+    def wait(self, need: Need, missing: tuple[Range, ...], resume: Callable[[int], None], arrived: int = 0) -> Waiting:
+        """Have what is missing fetched; `resume` is told once, later: 0 when it is worth to look again, or an errno.
+
+        `arrived` as the verdict had it.
+        """
+        waiting = Waiting(need, resume, self._loop.now() + self._timeout_seconds, arrived)
         self._waiting[waiting] = None
         if self._timer is None:
             self._timer = self._loop.call_at(waiting.deadline, self._expire)
@@ -173,6 +179,16 @@ class Waits:
         now = self._loop.now()
         for waiting in tuple(self._waiting):
             if waiting.deadline > now:
-                self._timer = self._loop.call_at(waiting.deadline, self._expire)
-                return
-            self._finish(waiting, errno.EIO)
+                break
+            verdict = self._judge(waiting.need)
+            if not verdict.missing:
+                self._finish(waiting, verdict.errno)
+            elif verdict.arrived <= waiting.arrived:
+                self._finish(waiting, errno.EIO)
+            elif waiting in self._waiting:  # it comes, if slowly
+                waiting.arrived, waiting.deadline = verdict.arrived, now + self._timeout_seconds
+                del self._waiting[waiting]
+                self._waiting[waiting] = None
+        first = next(iter(self._waiting), None)
+        if first is not None and self._timer is None:
+            self._timer = self._loop.call_at(first.deadline, self._expire)

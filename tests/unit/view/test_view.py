@@ -209,6 +209,31 @@ def test_nobody_waits_for_ever(scene: Scene) -> None:
     assert ([errno.EIO], []) == (second, scene.demand.ranges())
 
 
+def test_who_waits_for_all_of_a_file_is_patient_while_it_comes(scene: Scene) -> None:
+    """A large one takes longer than `read_timeout`; once nothing more of it has come for that long, it is EIO."""
+    told: list[int] = []
+    need = Need(scene.number(PATH), 0, SIZE, is_verified=True)
+    scene.view.wait(need, scene.view.judge(need).missing, told.append)
+    patient = []
+    for chunk in range(3):
+        scene.store.arrive(PATH, chunk)
+        scene.loop.pass_time(READ_TIMEOUT + 1)
+        patient.append((list(told), scene.demand.ranges()))
+    scene.loop.pass_time(READ_TIMEOUT + 1)
+
+    assert [([], [(0, SIZE)])] * 3 == patient
+    assert ([errno.EIO], []) == (told, scene.demand.ranges())
+
+
+def test_other_bytes_of_the_file_are_no_comfort(scene: Scene) -> None:
+    """Who waits for a range waits for that one, whatever else comes."""
+    told = _wait(scene, 0, 1)
+    scene.store.arrive(PATH, 2)
+    scene.loop.pass_time(READ_TIMEOUT)
+
+    assert [errno.EIO] == told
+
+
 def test_driver_that_is_wrong_is_not_asked_without_pause(scene: Scene) -> None:
     """When what is said to be here is not, it is asked for again, soon not faster than ten times a second."""
     told = _wait(scene, 0, 1)
