@@ -48,6 +48,19 @@ def view_of(driver: Driver, model: Model) -> dict[str, Any]:
     return views[0]
 
 
+def active_server(driver: Driver) -> int:
+    """The process that serves, once it does."""
+    found: list[int] = []
+
+    def is_there() -> bool:
+        servers = driver.ask("status")["lazy"]["servers"]
+        found[:] = [server["pid"] for server in servers if server["role"] == "active"]
+        return bool(found)
+
+    eventually(is_there, "a server serves")
+    return found[0]
+
+
 def is_complete(driver: Driver, model: Model) -> bool:
     """Whether the view is filled."""
     return bool(view_of(driver, model)["is_complete"])
@@ -356,8 +369,8 @@ def test_a_stuck_server_is_replaced(make_driver: MakeDriver, registry: FakeRegis
     target = driver.kubelet.target(volume)
     reader: Future[dict[str, str]]
     with ThreadPoolExecutor(1) as pool:
-        server = next(item for item in driver.ask("status")["lazy"]["servers"] if item["role"] == "active")
-        os.kill(server["pid"], 19)  # SIGSTOP
+        server = active_server(driver)
+        os.kill(server, 19)  # SIGSTOP
         reader = pool.submit(shown, target)
         unpublished = driver.kubelet.unpublish(other)
 
@@ -395,8 +408,8 @@ def test_servers_and_drivers_die_under_load(make_driver: MakeDriver, registry: F
         for kill in range(12):
             before = sum(reads)
             if kill % 3 != 1:
-                server = next(item for item in driver.ask("status")["lazy"]["servers"] if item["role"] == "active")
-                os.kill(server["pid"], 9)
+                server = active_server(driver)
+                os.kill(server, 9)
             if kill % 3 != 0:
                 driver.kill()
                 driver.start()
@@ -425,7 +438,7 @@ def test_the_portable_adapter(make_driver: MakeDriver, registry: FakeRegistry, w
     (server,) = driver.ask("status")["lazy"]["servers"]
     with ThreadPoolExecutor(1) as pool:
         reader = pool.submit(read_at, path, 12 * MIB, 8 * MIB)
-        os.kill(server["pid"], 9)
+        os.kill(server, 9)
         error = reader.exception(20)
     eventually(lambda: driver.kubelet.stats(volume).response.volume_condition.abnormal, "the volume is abnormal")
     again = driver.kubelet.publish(volume)

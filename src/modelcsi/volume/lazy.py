@@ -36,10 +36,10 @@ from modelcsi.store.content import empty_trash
 from modelcsi.store.durable import remove_tree, replace_file, space_errors
 from modelcsi.store.records import PublicationRecord
 from modelcsi.store.store import Store
-from modelcsi.view.plan import ViewPlan, plan_of, read_plan, write_plan
+from modelcsi.view.plan import plan_of, write_plan
 from modelcsi.view.wire import Ahead, ToServer, Want
 from modelcsi.volume.announcements import Announcements
-from modelcsi.volume.lazyplan import check_same, planned
+from modelcsi.volume.lazyplan import check_same, planned, stored_plan
 from modelcsi.volume.lazyrecords import lazy_id as lazy_id_of
 from modelcsi.volume.lazyrecords import read_callers, read_origin, write_callers
 from modelcsi.volume.lazyview import Done, LazyView
@@ -47,6 +47,10 @@ from modelcsi.volume.mounts import LazyMounts
 from modelcsi.volume.refill import Refill
 
 logger = logging.getLogger(__name__)
+
+_MAX_ENTRIES = 500_000
+"""Of all views together: five of the largest. Each is half a KiB in the one server of all pods, and as much in the driver; a pod may
+have many volumes, each with another selection."""
 
 
 class LazyObserver(Protocol):
@@ -98,8 +102,7 @@ class LazyVolumes:
         """
         reason = self._mounts.why_not()
         if reason:
-            text = f"{record.reference} is mounted once it is complete, not lazily: {reason}"
-            self._announcements.tell(record.owner, "LazyUnavailable", text, is_warning=True)
+            self._refuse(record, reason)
             return None
         lazy_id = lazy_id_of(resolved)
         view = self._join(lazy_id, record, resolved.wish.caller)
@@ -108,6 +111,11 @@ class LazyVolumes:
             if self._mounts.shows(record.target, lazy_id):
                 return lazy_id  # mounted before its record could be written, and complete since
             self.left(record.target)
+            return None
+        if view.plan is None and self._entries() + len(found.tree.entries) > _MAX_ENTRIES:
+            self.left(record.target)
+            text = f"the lazy volumes of this node have {_MAX_ENTRIES:,} files together, or would with these"
+            self._refuse(record, text)
             return None
         with view.mounting:
             self._mount(view, resolved, record, found)
@@ -185,7 +193,7 @@ class LazyVolumes:
         shown = set(targets.values())
         for path in sorted(self._store.layout.mounts.iterdir()):
             lazy_id = path.name
-            plan = self._plan(lazy_id)
+            plan = stored_plan(self._store.layout.lazy_view(lazy_id).plan)
             if lazy_id not in shown or plan is None:
                 self._mounts.release(lazy_id)
                 empty_trash(path)
@@ -226,7 +234,8 @@ class LazyVolumes:
 
     def rows(self) -> list[dict[str, Any]]:
         """Each view, for `modelcsi status`."""
-        return [self._row(view) for view in tuple(self._views.values())]
+        targets = self._mounts.targets()
+        return [self._row(view, targets) for view in tuple(self._views.values())]
 
     # Demands
 
@@ -295,6 +304,14 @@ class LazyVolumes:
                 view = self._views[lazy_id] = LazyView(lazy_id, files, self, self._say)
                 view.mounting = self._leaving.get(lazy_id, view.mounting)
             return view
+
+    def _entries(self) -> int:
+        plans = [view.plan for view in tuple(self._views.values())]
+        return sum(len(plan.entries) for plan in plans if plan is not None)
+
+    def _refuse(self, record: PublicationRecord, reason: str) -> None:
+        text = f"{record.reference} is mounted once it is complete, not lazily: {reason}"
+        self._announcements.tell(record.owner, "LazyUnavailable", text, is_warning=True)
 
     def _say(self, message: ToServer) -> None:
         self.tell(message)
@@ -368,14 +385,7 @@ class LazyVolumes:
         for view in tuple(self._views.values()):
             view.dropping(ingest, self._store.layout.ingest)
 
-    def _plan(self, lazy_id: str) -> ViewPlan | None:
-        try:
-            return read_plan(self._store.layout.lazy_view(lazy_id).plan)
-        except (OSError, ValueError) as error:
-            logger.warning("the lazy view %s is not understood: %s", lazy_id, error)
-            return None
-
-    def _row(self, view: LazyView) -> dict[str, Any]:
+    def _row(self, view: LazyView, targets: Mapping[str, str]) -> dict[str, Any]:
         origin, job, trouble = self.origin(view.view) or {}, view.job, view.trouble
         report = None if job is None else job.progress.report()
         return {
@@ -385,6 +395,6 @@ class LazyVolumes:
             "is_complete": view.is_complete,
             "is_served": self._mounts.is_alive(view.view),
             "percent": None if report is None else report.percent,
-            "targets": sorted(target for target, shown in self._mounts.targets().items() if shown == view.view),
+            "targets": sorted(target for target, shown in targets.items() if shown == view.view),
             "trouble": None if trouble is None else str(trouble),
         }

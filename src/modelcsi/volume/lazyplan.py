@@ -6,12 +6,16 @@ another one, which may learn something else: then what is mounted is not the art
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterable, Mapping
+from pathlib import Path
 
 from modelcsi.artifact.entries import EntryType, FileEntry, FileTree
 from modelcsi.errors import UnsupportedArtifact
 from modelcsi.oci.digest import Digest
-from modelcsi.view.plan import PlannedEntry, ViewPlan
+from modelcsi.view.plan import PlannedEntry, ViewPlan, read_plan
+
+logger = logging.getLogger(__name__)
 
 Offsets = Mapping[tuple[Digest, int | None], int]
 
@@ -39,6 +43,15 @@ def check_same(plan: ViewPlan, tree: FileTree, offsets: Offsets) -> None:
             f"{plan.reference}: {differing} is not what the registry told of it before it was here",
             hint="delete the pods that have this volume; the registry, or something on the way to it, is not to be trusted",
         )
+
+
+def stored_plan(path: Path) -> ViewPlan | None:
+    """What was mounted by the last driver; None where that is not understood."""
+    try:
+        return read_plan(path)
+    except (OSError, ValueError) as error:
+        logger.warning("a lazy view is not understood: %s", error)
+        return None
 
 
 def _is_same(before: PlannedEntry | None, now: PlannedEntry) -> bool:

@@ -16,6 +16,7 @@ from modelcsi.pull.resolve import Resolved, Wish
 from modelcsi.registry.caller import Pod
 from modelcsi.store.records import MOUNTED, PublicationRecord
 from modelcsi.view.wire import ToServer, Want
+from modelcsi.volume import lazy as lazy_volumes
 from modelcsi.volume.announcements import Announcement
 from modelcsi.volume.lazy import LazyVolumes
 from modelcsi.volume.spec import VolumeId, VolumeSpec
@@ -119,6 +120,27 @@ def test_a_lazy_volume_is_mounted_before_it_is_complete(
     assert ["Pulling", "Mounted"] == told
     assert [True] == [row["is_complete"] for row in lazy(driver).rows()]
     assert view in lazy_mounts.held
+
+
+def test_views_of_too_many_files(
+    driver: Driver,
+    spec: Callable[..., VolumeSpec],
+    lazy_mounts: FakeLazyMounts,
+    mounts: FakeMounts,
+    stalled: FakeRegistry,
+    heard: Heard,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """No pod can make the server that all pods share grow for ever: what is too much is mounted when it is complete."""
+    monkeypatch.setattr(lazy_volumes, "_MAX_ENTRIES", len(FILES) + 1)
+    first, same, other = lazily(spec), lazily(spec, "same"), lazily(spec, "other", include="config.json")
+    publish(driver, first)
+    publish(driver, same)
+    stalled.faults.resume.set()
+    publish(driver, other)
+
+    assert ({first.target, same.target}, [other.target]) == (set(lazy_mounts.shown), list(mounts.shown))
+    assert "LazyUnavailable" in heard.reasons
 
 
 def test_a_node_without_lazy_mounts(
