@@ -42,7 +42,7 @@ from modelcsi.volume.announcements import Announcements
 from modelcsi.volume.lazyplan import check_same, planned, stored_plan
 from modelcsi.volume.lazyrecords import lazy_id as lazy_id_of
 from modelcsi.volume.lazyrecords import read_callers, read_origin, write_callers
-from modelcsi.volume.lazyview import Done, LazyView
+from modelcsi.volume.lazyview import Done, LazyView, row_of
 from modelcsi.volume.mounts import LazyMounts
 from modelcsi.volume.refill import Refill
 
@@ -223,6 +223,18 @@ class LazyVolumes:
             users[record.target] = _User(record.owner, caller)
             return caller
 
+    def renew(self, record: PublicationRecord, caller: Caller) -> None:
+        """kubelet publishes what is mounted again, maybe with fresh tokens: whoever goes on filling uses those."""
+        user = _User(record.owner, caller)
+        with self._lock:
+            if record.view not in self._views:
+                return
+            users = self._users.setdefault(record.view, {})
+            if users.get(record.target) == user:
+                return
+            users[record.target] = user
+        self._entrust(record.view)
+
     def gone(self, view: str, record: PublicationRecord) -> None:
         """See `refill.Users`."""
         with self._lock:
@@ -234,8 +246,8 @@ class LazyVolumes:
 
     def rows(self) -> list[dict[str, Any]]:
         """Each view, for `modelcsi status`."""
-        targets = self._mounts.targets()
-        return [self._row(view, targets) for view in tuple(self._views.values())]
+        targets, views = self._mounts.targets(), tuple(self._views.values())
+        return [row_of(view, self.origin(view.view), targets, self._mounts.is_alive(view.view)) for view in views]
 
     # Demands
 
@@ -384,17 +396,3 @@ class LazyVolumes:
     def _dropping(self, ingest: Path) -> None:
         for view in tuple(self._views.values()):
             view.dropping(ingest, self._store.layout.ingest)
-
-    def _row(self, view: LazyView, targets: Mapping[str, str]) -> dict[str, Any]:
-        origin, job, trouble = self.origin(view.view) or {}, view.job, view.trouble
-        report = None if job is None else job.progress.report()
-        return {
-            "view": view.view,
-            "reference": origin.get("reference", ""),
-            "digest": origin.get("manifest", ""),
-            "is_complete": view.is_complete,
-            "is_served": self._mounts.is_alive(view.view),
-            "percent": None if report is None else report.percent,
-            "targets": sorted(target for target, shown in targets.items() if shown == view.view),
-            "trouble": None if trouble is None else str(trouble),
-        }

@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 from modelcsi.artifact.entries import EntryType
 from modelcsi.errors import CorruptContent, FinalError, ModelCsiError, NotFound
@@ -122,6 +122,12 @@ class LazyView:
         """What fills it now."""
         with self._lock:
             return self._job
+
+    @property
+    def is_waited_for(self) -> bool:
+        """Whether somebody waits for bytes."""
+        with self._lock:
+            return bool(self._waiting)
 
     @property
     def is_complete(self) -> bool:
@@ -326,9 +332,13 @@ class LazyView:
             self._answered(item, error)
 
         if item.is_verified:
-            item.want = job.want_complete(item.layer, done)
+            item.want = want = job.want_complete(item.layer, done)
         else:
-            item.want = job.want(item.layer, item.start, item.end, done)
+            item.want = want = job.want(item.layer, item.start, item.end, done)
+        with self._lock:
+            is_given_up = item not in self._waiting
+        if is_given_up:  # meanwhile: by who did not know this want yet
+            want.cancel()
 
     def _answered(self, item: _Waiting, error: Exception | None) -> None:
         """A job that was stopped, or met what may pass, answers nobody: the next one is asked."""
@@ -354,3 +364,23 @@ class LazyView:
 
 def _nothing() -> None:
     """What was answered cannot be given up."""
+
+
+def row_of(
+    view: LazyView,
+    origin: Mapping[str, str] | None,
+    targets: Mapping[str, str],
+    is_served: bool,  # noqa: FBT001 - a field of the row
+) -> dict[str, Any]:
+    """What `modelcsi status` says of a view."""
+    job, trouble = view.job, view.trouble
+    return {
+        "view": view.view,
+        "reference": (origin or {}).get("reference", ""),
+        "digest": (origin or {}).get("manifest", ""),
+        "is_complete": view.is_complete,
+        "is_served": is_served,
+        "percent": None if job is None else job.progress.report().percent,
+        "targets": sorted(target for target, shown in targets.items() if shown == view.view),
+        "trouble": None if trouble is None else str(trouble),
+    }

@@ -29,6 +29,7 @@ logger = logging.getLogger(__name__)
 _FIRST_PAUSE_SECONDS = 5.0
 _MAX_PAUSE_SECONDS = 300.0
 """A blob that is gone costs a request each time; a person who mends that waits no longer than this."""
+_WAITED_PAUSE_SECONDS = 10.0
 _ASK_SECONDS = 60.0
 
 
@@ -44,8 +45,12 @@ class Users(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class _Pause:
-    until: float
+    began: float
     seconds: float
+
+    def end(self, *, is_short: bool) -> float:
+        """Short while somebody waits, who would be told an error otherwise before it is tried again."""
+        return self.began + (min(self.seconds, _WAITED_PAUSE_SECONDS) if is_short else self.seconds)
 
 
 class Refill:
@@ -67,7 +72,7 @@ class Refill:
             before = self._pauses.pop(view, None)
             if not is_complete:
                 seconds = _FIRST_PAUSE_SECONDS if before is None else min(2 * before.seconds, _MAX_PAUSE_SECONDS)
-                self._pauses[view] = _Pause(time.monotonic() + seconds, seconds)
+                self._pauses[view] = _Pause(time.monotonic(), seconds)
 
     def forget(self, view: str) -> None:
         """The view has gone."""
@@ -82,7 +87,7 @@ class Refill:
                 continue
             with self._lock:
                 pause = self._pauses.get(view.view)
-                if view.view in self._busy or (pause is not None and now < pause.until):
+                if view.view in self._busy or (pause is not None and now < pause.end(is_short=view.is_waited_for)):
                     continue
                 self._busy.add(view.view)
             threading.Thread(target=self._resume, args=(view,), name="lazy-resume", daemon=True).start()

@@ -128,6 +128,8 @@ class Volumes:
             known = self._known(spec)
             if known is not None and known.state == MOUNTED and self._shows(known.target, known.view):
                 self._touch(known)
+                if self.lazy is not None:
+                    self.lazy.renew(known, Caller(spec.secrets, spec.pod, spec.tokens))
                 return
             if self._shows_upstream_copy(spec):
                 return

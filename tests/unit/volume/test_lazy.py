@@ -401,6 +401,19 @@ def test_secrets_stay_in_memory(
     assert b"c2VjcmV0" not in written
 
 
+def test_fresh_credentials_replace_old_ones(
+    driver: Driver, spec: Callable[..., VolumeSpec], stalled: FakeRegistry, lazy_mounts: FakeLazyMounts
+) -> None:
+    """Where kubelet publishes again and again, filling goes on with what it brought last."""
+    for name in (b"old", b"new", b"new"):
+        publish(
+            driver, lazily(spec, secrets={".dockerconfigjson": f'{{"auths": {{"other.test": "{name.decode()}"}}}}'})
+        )
+    (secret,) = lazy_mounts.held.values()
+
+    assert (True, False) == (b"new" in secret, b"old" in secret)
+
+
 def test_wrong_bytes_are_told(
     driver: Driver, spec: Callable[..., VolumeSpec], fake: FakeRegistry, reference: str, heard: Heard
 ) -> None:

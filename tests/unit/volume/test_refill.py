@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json
+import threading
 from collections.abc import Callable, Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
@@ -79,6 +80,44 @@ def mounted(
     around.refill = Refill(driver.store, driver.puller, Announcements(None), around)
     around.refill.look([view])
     return view
+
+
+@dataclass
+class Unfilled:
+    """As much of a view as is looked at."""
+
+    is_waited_for: bool
+    view: str = VIEW
+    job: None = None
+    plan: str = "known"
+    is_complete: bool = False
+
+
+class Looked(Refill):
+    """One that only counts."""
+
+    def __init__(self) -> None:
+        super().__init__(*cast("Any", (None, None, None, None)))
+        self.filled = threading.Semaphore(0)
+
+    def _fill(self, view: LazyView) -> None:
+        self.filled.release()
+
+
+@pytest.mark.parametrize(("is_waited_for", "is_tried"), [(False, False), (True, True)])
+def test_who_reads_waits_for_no_long_pause(
+    monkeypatch: pytest.MonkeyPatch, *, is_waited_for: bool, is_tried: bool
+) -> None:
+    """The registry was away for long: what nobody reads is tried seldom, and what is read soon."""
+    refill, now = Looked(), 1000.0
+    monkeypatch.setattr("time.monotonic", lambda: now)
+    for _ in range(8):
+        refill.ended(VIEW, is_complete=False)
+    now += 11
+    refill.look([cast("LazyView", Unfilled(is_waited_for))])
+    monkeypatch.undo()
+
+    assert is_tried == refill.filled.acquire(timeout=10 if is_tried else 0.1)
 
 
 def test_what_others_completed_meanwhile(
