@@ -438,7 +438,7 @@ def test_the_portable_adapter(make_driver: MakeDriver, registry: FakeRegistry, w
     (server,) = driver.ask("status")["lazy"]["servers"]
     with ThreadPoolExecutor(1) as pool:
         reader = pool.submit(read_at, path, 12 * MIB, 8 * MIB)
-        os.kill(server, 9)
+        os.kill(server["pid"], 9)
         error = reader.exception(20)
     eventually(lambda: driver.kubelet.stats(volume).response.volume_condition.abnormal, "the volume is abnormal")
     again = driver.kubelet.publish(volume)
