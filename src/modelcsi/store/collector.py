@@ -168,6 +168,8 @@ class Collector:
         for directory in self._layout.ingests.iterdir():
             digest = _digest_of(directory)
             if digest is not None and str(digest) not in leased and digest not in self._writing:
+                for ingest in directory.iterdir():
+                    self._layout.drop_marks(ingest)
                 trash += self._content.discard(directory)
         known = self._records.known_content()
         trash += self._take_away_orphaned_views(known)

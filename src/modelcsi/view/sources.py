@@ -105,6 +105,10 @@ def open_source(layout: StoreLayout, host: str, node: Node, file: int, fill: Fil
             else:
                 return None
         except FileNotFoundError:
+            if state is FileState.ARRIVING and node.member is not None and _members(layout, host, node).exists():
+                # Nothing has come of this member. The content may be here all the same: another registry's, which this one has
+                # not shown that it holds. A commit of ours moves the whole directory.
+                return None
             try:
                 source = Source(open_content(layout, node), epoch)  # renamed, and the state not yet told
             except FileNotFoundError:
@@ -119,7 +123,7 @@ def open_source(layout: StoreLayout, host: str, node: Node, file: int, fill: Fil
 
 def _open_ingest(layout: StoreLayout, host: str, node: Node, epoch: int) -> Source:
     directory = layout.ingest(_digest(node), host)
-    path = directory / "data" if node.member is None else directory / "tar" / "members" / member_name(node.member)
+    path = directory / "data" if node.member is None else _members(layout, host, node) / member_name(node.member)
     fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
     try:
         # No read-ahead of the kernel's over bytes that are not here yet: they would be read from the disk for nothing.
@@ -128,6 +132,10 @@ def _open_ingest(layout: StoreLayout, host: str, node: Node, epoch: int) -> Sour
     except BaseException:
         os.close(fd)
         raise
+
+
+def _members(layout: StoreLayout, host: str, node: Node) -> Path:
+    return layout.ingest(_digest(node), host) / "tar" / "members"
 
 
 def _content_path(layout: StoreLayout, node: Node) -> Path:

@@ -3,9 +3,15 @@
 from __future__ import annotations
 
 import os
+import stat
+from pathlib import Path
 
-from modelcsi.view.fill import FileState
-from modelcsi.view.sources import Source, Sources
+from modelcsi.oci.digest import Digest
+from modelcsi.store.chunks import ChunkMap
+from modelcsi.store.layout import StoreLayout
+from modelcsi.view.fill import FileState, FillMap
+from modelcsi.view.sources import Source, Sources, open_source
+from modelcsi.view.tree import Node
 
 ARRIVING = FileState.ARRIVING
 
@@ -46,6 +52,27 @@ def test_other_epoch_is_opened_anew() -> None:
     assert not _is_open(first.fd)
     assert second is None
     assert 0 == len(sources)
+
+
+def test_content_of_another_registry_is_none_of_a_member_that_arrives(tmp_path: Path) -> None:
+    """Until this registry has delivered, or committed, what it says it has, nothing that is on the node is shown for it."""
+    layout, digest = StoreLayout(tmp_path), Digest.of(b"tar")
+    node = Node(b"f", stat.S_IFREG | 0o444, 6, 0, str(digest), 3, 512, None)
+    ingest = layout.ingest(digest, "evil.test")
+    for directory in (ingest / "tar" / "members", layout.layer(digest)):
+        directory.mkdir(parents=True)
+    ChunkMap(ingest / "chunks", 1 << 20).close()
+    (layout.layer(digest) / "3").write_bytes(b"secret")
+    fill = FillMap(tmp_path / "fill", 1, is_writer=True)
+    fill.put(0, ARRIVING)
+    while_it_arrives = open_source(layout, "evil.test", node, 0, fill)
+    layout.drop_ingest(ingest)  # as a commit does
+    committed = open_source(layout, "evil.test", node, 0, fill)
+    assert committed is not None
+    found = os.pread(committed.fd, 9, 0)
+    committed.close()
+
+    assert (None, b"secret") == (while_it_arrives, found)
 
 
 def test_views_are_apart() -> None:
