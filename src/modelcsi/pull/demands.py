@@ -118,6 +118,8 @@ class _LayerDemands:
 
     layer: Layer
     state: _State = _State.WAITING
+    is_shown: bool = False
+    """Whether this job's repository has shown that it holds the blob: only then may what is there be read."""
     attempt: object = None
     """To bring the layer in a form that can be read while it arrives."""
     feed: Feed | None = None
@@ -170,10 +172,10 @@ class Demands:
                 if observer in self._observers:
                     return
                 self._observers += (observer,)
-                layers = [(layer, found.state, found.error) for layer, found in self._layers.items()]
+                layers = [(layer, found.state, found.is_shown, found.error) for layer, found in self._layers.items()]
                 is_over, error = self._is_over, self._error
-            for layer, state, failure in layers:
-                if state is _State.OPEN:
+            for layer, state, is_shown, failure in layers:
+                if state is _State.OPEN and is_shown:
                     observer.layer_opened(layer)
                 elif state is _State.COMPLETE:
                     observer.layer_complete(layer)
@@ -204,19 +206,34 @@ class Demands:
             self._layers[layer.digest].attempt = token
         return token
 
-    def opened(self, layer: Layer, feed: Feed, attempt: object) -> None:
-        """The layer's ingest may be read where it is marked, and `feed` brings what is wanted; unless the attempt has ended."""
+    def opened(self, layer: Layer, feed: Feed, attempt: object, *, is_shown: bool = True) -> None:
+        """`feed` brings what is wanted, unless the attempt has ended; the layer's ingest may be read where it is marked, once it
+        is shown that this job's repository holds the blob: `arrived` says so later.
+        """
         with self._telling:
             with self._lock:
                 found = self._layers[layer.digest]
                 if found.attempt is not attempt:
                     return
                 found.state, found.feed = _State.OPEN, feed
+                found.is_shown = is_shown = is_shown or found.is_shown
                 wants = list(found.wants)
-            for observer in self._observers:
+            for observer in self._observers if is_shown else ():
                 observer.layer_opened(layer.digest)
         for want in wants:
             self._serve(want, feed)
+        self.look(layer)
+
+    def arrived(self, layer: Layer) -> None:
+        """Bytes have come from this job's repository, which shows that it holds the blob; then as `look`."""
+        if not self._layers[layer.digest].is_shown:
+            with self._telling:
+                with self._lock:
+                    found = self._layers[layer.digest]
+                    is_news = found.state is _State.OPEN and not found.is_shown
+                    found.is_shown = found.is_shown or is_news
+                for observer in self._observers if is_news else ():
+                    observer.layer_opened(layer.digest)
         self.look(layer)
 
     def look(self, layer: Layer) -> None:
@@ -242,7 +259,7 @@ class Demands:
         with self._telling:
             with self._lock:
                 found = self._layers[layer.digest]
-                found.state, found.feed = _State.WAITING, None
+                found.state, found.feed, found.is_shown = _State.WAITING, None, False
             for observer in self._observers:
                 observer.layer_restarted(layer.digest, error)
 

@@ -73,7 +73,7 @@ def fill(
     demands = work.demands
     attempt = demands.attempt(layer)
     filler = Filler(work.sources, work.progress, demands.urgency, work.stop)
-    transfer = FillTransfer(filler, layer.descriptor, target, lambda: demands.look(layer))
+    transfer = FillTransfer(filler, layer.descriptor, target, lambda: demands.arrived(layer))
     has_ended, is_whole = threading.Event(), False
     try:
         if transfer.stored_before and not is_told(layer):
@@ -85,7 +85,8 @@ def fill(
             )
             proof.start()
         else:
-            demands.opened(layer, transfer, attempt)
+            # The first byte that comes is the proof. Until then another repository of the host may write here, should this attempt end.
+            demands.opened(layer, transfer, attempt, is_shown=is_told(layer))
         transfer.run(consume)
         is_whole = True
     finally:

@@ -194,6 +194,20 @@ def test_bytes_can_be_read_while_they_arrive(pod: Pod, fake: FakeRegistry, store
     assert len(FILES["model.safetensors"]) == fake.bytes_served[str(WEIGHTS)]
 
 
+def test_nothing_may_be_read_before_a_byte_has_come(pod: Pod, fake: FakeRegistry) -> None:
+    """What is written there until then may be another repository's of the same host, whose turn comes when this attempt ends."""
+    fake.faults.stall_after_bytes = 0
+    log = Log()
+    filling(pod, log)
+    wait_until(lambda: fake.blob_gets[str(WEIGHTS)] > 0)
+    before = list(log.events)
+    fake.faults.stall_after_bytes = None
+    fake.faults.resume.set()
+    wait_until(lambda: not pod.puller.running())
+
+    assert ([], ["opened", "complete"]) == (before, log.of(WEIGHTS))
+
+
 def test_wrong_bytes_are_told_before_they_go(pod: Pod, fake: FakeRegistry, store: Store) -> None:
     """Each attempt is opened anew; the want of all bytes is answered by the last one."""
     fake.faults.flip_bit_of.add(str(WEIGHTS))
