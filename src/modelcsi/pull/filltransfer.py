@@ -29,6 +29,8 @@ _IDLE_SECONDS = 1.0
 """How long a receiver of what is waited for stays when nobody waits: its reader may only have paused."""
 _LOOK_SECONDS = 0.1
 _AHEAD_OF_HASH_CHUNKS = 64
+_MAX_FILL = 8
+"""Of a job: more connections are not opened for the fill, since what they bring is in the way of what somebody waits for."""
 _WAITED_PAUSE_SECONDS = 1.0
 """The longest pause between attempts while somebody waits, unless the registry asks for more."""
 
@@ -201,6 +203,7 @@ class FillTransfer:
         with self._lock:
             while self._fill_receivers < receivers:
                 self._fill_receivers += 1
+                self._filler.urgency.fill_receivers += 1
                 self._receivers.append(self._start("receive", self._receive_in_order))
 
     def _watch(self, readers: list[threading.Thread]) -> None:
@@ -212,13 +215,16 @@ class FillTransfer:
             with self._lock:
                 missing = self._order.missing_chunks()
                 is_ahead = self._order.count - missing > self._hashed_chunks + _AHEAD_OF_HASH_CHUNKS
-                is_bound = is_ahead or self._is_whole or bool(self._filler.urgency.demands)
+                urgency = self._filler.urgency
+                is_most = urgency.fill_receivers + self._fill_receivers > _MAX_FILL  # they would be twice as many
+                is_bound = is_ahead or is_most or self._is_whole or bool(urgency.demands)
                 count = self._pace.connections(missing, self._fill_receivers, self.growth, is_bound=is_bound)
             self._grow(count)
 
     def _end(self, readers: list[threading.Thread]) -> None:
         with self._lock:
             self._is_over = True
+            self._filler.urgency.fill_receivers -= self._fill_receivers
             self._order.forget_all()
             self._changed.notify_all()
             receivers = list(self._receivers)

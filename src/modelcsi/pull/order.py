@@ -10,7 +10,8 @@ from __future__ import annotations
 import bisect
 import enum
 import threading
-from collections.abc import Iterable
+import time
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
 from modelcsi.store.chunks import CHUNK_BYTES
@@ -18,6 +19,8 @@ from modelcsi.store.chunks import CHUNK_BYTES
 _MISSING, _CLAIMED, _STORED = 0, 1, 2
 _MAX_HINTS = 16
 """Of one blob; the oldest are of readers that have gone elsewhere."""
+_HINT_SECONDS = 0.2
+"""A hint whose reader was not seen for so long is of nobody, if somebody waits."""
 
 
 class Urgency:
@@ -28,7 +31,11 @@ class Urgency:
         self.changed = threading.Condition(self.lock)
         """Told when `demands` begin or end, and when a transfer ends."""
         self.demands = 0
-        """Under the lock: how many there are in all blobs of the job that are not here yet."""
+        """Under the lock: how many there are in all blobs of the job that are not here yet, with hints."""
+        self.wants = 0
+        """The same without hints."""
+        self.fill_receivers = 0
+        """Under the lock: the connections over which the job fills its blobs."""
 
 
 class Rank(enum.IntEnum):
@@ -49,6 +56,12 @@ class Demand:
     first: int
     end: int
     rank: Rank
+    seen: float = 0.0
+    """When the reader of a hint last wanted something."""
+
+    def goes_on(self, other: Demand) -> bool:
+        """Whether the other begins within this one, or about where it ends."""
+        return self.first - 1 <= other.first <= self.end + 1
 
 
 @dataclass(slots=True)
@@ -67,7 +80,14 @@ class Segment:
 class Order:
     """The chunks of one blob."""
 
-    def __init__(self, size: int, runs: Iterable[tuple[int, int, bool]], urgency: Urgency) -> None:
+    def __init__(
+        self,
+        size: int,
+        runs: Iterable[tuple[int, int, bool]],
+        urgency: Urgency,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._clock = clock
         self.count = -(-size // CHUNK_BYTES)
         self._size = size
         self._urgency = urgency
@@ -76,7 +96,7 @@ class Order:
             if is_stored:
                 first, last = start // CHUNK_BYTES, -(-end // CHUNK_BYTES)
                 self._states[first:last] = bytes([_STORED]) * (last - first)
-        self._demands: list[Demand] = []  # by rank, and then as they came
+        self._demands: list[Demand] = []  # by rank; then as they came, but the hint of the latest reader first
 
     def is_here(self, start: int, end: int) -> bool:
         """Whether these bytes are stored."""
@@ -107,12 +127,17 @@ class Order:
             first, last, rank = 0, self.count, Rank.WHOLE
         if not 0 <= first < last or self._states.count(_STORED, first, last) == last - first:
             return None
-        demand = Demand(first, last, rank)
-        bisect.insort(self._demands, demand, key=lambda other: other.rank)
+        demand = Demand(first, last, rank, self._clock())
+        hint = None if rank is Rank.WHOLE else self._see(demand)
+        if is_hint and hint is not None:
+            hint.end = max(hint.end, last)
+            return hint
+        self._add(demand)
         self._urgency.demands += 1
-        hints = [other for other in self._demands if other.rank is Rank.HINT]
+        self._urgency.wants += rank is Rank.WANT
+        hints = self._hints()
         if len(hints) > _MAX_HINTS:
-            self.forget(hints[0])
+            self.forget(hints[-1])
         return demand
 
     def forget(self, demand: Demand) -> None:
@@ -120,6 +145,9 @@ class Order:
         if demand in self._demands:
             self._demands.remove(demand)
             self._urgency.demands -= 1
+            if demand.rank is Rank.WANT:
+                self._urgency.wants -= 1
+                self._see(demand)
 
     def forget_all(self) -> None:
         """The blob's transfer has ended."""
@@ -127,7 +155,11 @@ class Order:
             self.forget(demand)
 
     def next_demanded(self, most_chunks: int) -> Segment | None:
-        """Claim chunks that are waited for, or will be; None if there are no unclaimed ones."""
+        """Claim chunks that are waited for, or will be; None if there are no unclaimed ones.
+
+        What the latest reader will want comes first; while somebody waits, nothing comes for a reader that has gone elsewhere.
+        """
+        self._forget_stale_hints()
         for demand in self._demands:
             chunk = self._states.find(_MISSING, demand.first, demand.end)
             if chunk >= 0:
@@ -164,6 +196,31 @@ class Order:
         for chunk in range(segment.first, segment.end):
             if self._states[chunk] == _CLAIMED:
                 self._states[chunk] = _MISSING
+
+    def _hints(self) -> list[Demand]:
+        return [demand for demand in self._demands if demand.rank is Rank.HINT]
+
+    def _add(self, demand: Demand) -> None:
+        insert = bisect.insort_left if demand.rank is Rank.HINT else bisect.insort_right
+        insert(self._demands, demand, key=lambda other: other.rank)
+
+    def _see(self, demand: Demand) -> Demand | None:
+        """The hint whose reader wants this, if there is one: it comes before the others now."""
+        hint = next((hint for hint in self._hints() if hint.goes_on(demand)), None)
+        if hint is not None:
+            hint.seen = self._clock()
+            self._demands.remove(hint)
+            self._add(hint)
+        return hint
+
+    def _forget_stale_hints(self) -> None:
+        if not self._urgency.wants:
+            return
+        now = self._clock()
+        wants = [demand for demand in self._demands if demand.rank is Rank.WANT]
+        for hint in self._hints():
+            if now - hint.seen > _HINT_SECONDS and not any(hint.goes_on(want) for want in wants):
+                self.forget(hint)
 
     def _claim(self, first: int, end: int) -> Segment:
         following = next((chunk for chunk in range(first, end) if self._states[chunk] != _MISSING), end)

@@ -12,7 +12,7 @@ from modelcsi.store.chunks import CHUNK_BYTES
 _MAX_CONNECTIONS = 8
 _FIRST_CHUNKS = 2
 """Of a request while nothing is known."""
-_FILL_SECONDS = 0.2
+_FILL_SECONDS = 0.1
 """A request of the fill takes about so long, since a reader who wants what is in it must wait for it."""
 _URGENT_SECONDS = 0.1
 _MOST_FILL_CHUNKS, _MOST_URGENT_CHUNKS = 32, 8

@@ -85,11 +85,47 @@ def test_who_is_waited_for() -> None:
 
 def test_old_hints_are_forgotten() -> None:
     """Their readers have gone elsewhere."""
-    order, urgency = order_of(100)
+    order, urgency = order_of(200)
     for at in range(40):
-        order.demand(at * MIB, (at + 1) * MIB, is_hint=True)
+        order.demand(5 * at * MIB, (5 * at + 1) * MIB, is_hint=True)
+    spans = [span(order.next_demanded(8)) for _ in range(17)]
 
-    assert (16, (24, 32)) == (urgency.demands, span(order.next_demanded(8)))
+    assert (16, (195, 196), (120, 121), None) == (urgency.demands, spans[0], *spans[-2:])
+
+
+def test_the_hints_of_one_reader_are_one() -> None:
+    """In their order, and before those of a reader that wanted nothing since."""
+    order, urgency = order_of(100)
+    for first, end in ((10, 14), (60, 64), (14, 22)):
+        order.demand(first * MIB, end * MIB, is_hint=True)
+    spans = [span(order.next_demanded(8)) for _ in range(3)]
+
+    assert ([(10, 18), (18, 22), (60, 64)], 2) == (spans, urgency.demands)
+
+
+def test_hints_without_a_reader_are_forgotten() -> None:
+    """If somebody waits, for bytes of whichever blob: a reader that went on has wanted something lately, or waits itself."""
+    now, urgency = [0.0], Urgency()
+    order, other = (Order(100 * MIB, [], urgency, lambda: now[0]) for _ in range(2))
+    order.demand(10 * MIB, 40 * MIB, is_hint=True)
+    order.demand(50 * MIB, 90 * MIB, is_hint=True)
+    now[0] = 1.0
+    alone = span(order.next_demanded(2))
+    waiting = order.demand(9 * MIB, 10 * MIB, is_hint=False)
+    other.demand(0, MIB, is_hint=False)
+    now[0] = 2.0
+    spans = [span(order.next_demanded(40)) for _ in range(3)]
+    assert waiting is not None
+    order.demand(40 * MIB, 45 * MIB, is_hint=True)
+    order.forget(waiting)
+    now[0] = 2.1
+    lately = span(order.next_demanded(40))
+    order.demand(45 * MIB, 46 * MIB, is_hint=True)
+    now[0] = 2.5
+
+    assert ((50, 52), [(9, 40), None, None], (40, 45)) == (alone, spans, lately)
+    assert None is order.next_demanded(40)
+    assert (1, 1) == (urgency.demands, urgency.wants)
 
 
 def test_what_is_given_back_is_claimed_again() -> None:
