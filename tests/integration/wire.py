@@ -13,6 +13,8 @@ from typing import Self
 
 _PIECE_BYTES = 64 << 10
 _POLL_SECONDS = 0.05
+_BURST_SECONDS = 0.01
+"""A pause that was too long is made up for, or one connection would be slower than all together may be."""
 
 
 class Wire:
@@ -108,8 +110,8 @@ class Wire:
             if not self.bytes_per_second:
                 return
             now = time.monotonic()
-            self._free_at = max(now, self._free_at) + size / self.bytes_per_second
-            pause = self._free_at - now
+            self._free_at = max(now - _BURST_SECONDS, self._free_at) + size / self.bytes_per_second
+            pause = max(0.0, self._free_at - now)
         threading.Event().wait(pause)
 
     @contextlib.contextmanager

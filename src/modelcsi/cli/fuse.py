@@ -11,11 +11,14 @@ import logging
 import os
 import sys
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from modelcsi.cli.main import FUSE_SERVER
 from modelcsi.errors import InvalidRequest
 from modelcsi.logs import setup_logging
+
+if TYPE_CHECKING:
+    from modelcsi.config.model import Config
 
 logger = logging.getLogger(__name__)
 
@@ -60,9 +63,16 @@ def _read_settings(options: argparse.Namespace) -> dict[str, Any]:
         setup_logging(settled["log_level"], json=not sys.stderr.isatty())
         logger.warning("the FUSE holder keeps its settings: %s", error)
         return settled
+    found = settled_by(config)
+    found["log_level"] = options.log_level or config.log_level
+    return found if settled is None else {**found, "root_dir": settled["root_dir"]}
+
+
+def settled_by(config: Config) -> dict[str, Any]:
+    """What `--settled` says of a configuration: a driver that has read it starts a holder that need not."""
     return {
-        "root_dir": str(config.root_dir) if settled is None else settled["root_dir"],
-        "log_level": options.log_level or config.log_level,
+        "root_dir": str(config.root_dir),
+        "log_level": config.log_level,
         "verify": config.fuse.verify,
         "read_timeout": config.fuse.read_timeout,
     }

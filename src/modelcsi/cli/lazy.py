@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from modelcsi.cli.fuse import settled_by
 from modelcsi.config.model import Config
 from modelcsi.metrics import Gauge, Metrics
 from modelcsi.mount.daemons import Daemons
@@ -31,7 +33,9 @@ class Lazy:
 
     def __init__(self, config: Config, config_file: Path, read_ahead_kb: Callable[[], int], mounter: Mounter) -> None:
         is_managed = config.fuse.holder == "managed"
-        self._daemons = Daemons(config.root_dir, self._lost, _holder_command(config_file) if is_managed else None)
+        self._daemons = Daemons(
+            config.root_dir, self._lost, _holder_command(config, config_file) if is_managed else None
+        )
         self._mounts = LazyMounter(mounter, self._daemons, config.fuse.adapter, read_ahead_kb)
         self._root_dir = config.root_dir
         self._ended = threading.Event()
@@ -94,5 +98,7 @@ class Lazy:
                 return
 
 
-def _holder_command(config_file: Path) -> list[str]:
-    return [*program(), "fuse", "--config", str(config_file.absolute()), "--until-idle"]
+def _holder_command(config: Config, config_file: Path) -> list[str]:
+    """It begins with what is settled already: reading it again would take half of its start, for which a publish waits."""
+    settled = json.dumps(settled_by(config))
+    return [*program(), "fuse", "--config", str(config_file.absolute()), "--settled", settled, "--until-idle"]

@@ -81,8 +81,7 @@ class Daemons:
         self._holder_pid: int | None = None
         # Of the thread alone.
         self._conversation: Conversation | None = None
-        self._pause = 0.0
-        self._next_look = 0.0
+        self._pause = self._next_look = 0.0
         self._alone_since: float | None = None
 
     def start(self) -> None:
@@ -245,7 +244,8 @@ class Daemons:
         except OSError:
             self._pause = min(max(_FIRST_PAUSE_SECONDS, 2 * self._pause), _LONGEST_PAUSE_SECONDS)
             if self._is_wanted():
-                self._own.ensure()
+                if self._own.ensure():  # a publish waits for one that begins
+                    self._pause = _FIRST_PAUSE_SECONDS
                 self._mind_the_time()
             return
         self._conversation, self._pause = conversation, 0.0

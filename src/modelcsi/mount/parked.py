@@ -100,10 +100,15 @@ class OwnHolder:
         """Whether there is a command."""
         return self._command is not None
 
-    def ensure(self) -> None:
-        """Start it unless it runs; one that does not come to listen is killed, and started at the next call."""
-        if self._command is None or self._is_running():
-            return
+    def ensure(self) -> bool:
+        """Start it unless it runs; one that does not come to listen is killed, and started at the next call.
+
+        The answer: it has been started, and not come to listen yet.
+        """
+        if self._command is None:
+            return False
+        if self._is_running():
+            return self._since < math.inf
         try:
             # In its own session: signals of a terminal or for a group are not for it.
             self._pid = os.posix_spawn(
@@ -116,6 +121,7 @@ class OwnHolder:
         else:
             self._since = time.monotonic()
             logger.info("the FUSE holder is started: process %d", self._pid)
+        return self._pid is not None
 
     def note_listening(self) -> None:
         """It has begun; what becomes of it later is not for `ensure` to judge."""
