@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 _PIECE = 1 << 20
+_PAGE = 4096
 _KILL_PIECE = 64 << 10
 
 
@@ -24,7 +25,13 @@ def main() -> None:
     import safetensors.numpy  # noqa: F401, PLC0415 - numpy too: they take longer than many a case
 
     print("ready", flush=True)
-    orders: dict[str, Callable[..., Any]] = {"range": read_range, "load": load, "probe": probe, "open": open_all}
+    orders: dict[str, Callable[..., Any]] = {
+        "range": read_range,
+        "random": read_at_random,
+        "load": load,
+        "probe": probe,
+        "open": open_all,
+    }
     for line in sys.stdin:
         name, *arguments = json.loads(line)
         print(json.dumps(orders[name](*arguments)), flush=True)
@@ -46,6 +53,20 @@ def read_range(path: str, offset: int, size: int, truth: str, truth_offset: int)
     with open(truth, "rb") as file:
         assert read == os.pread(file.fileno(), len(read), truth_offset), f"wrong bytes in {path}"
     return seconds
+
+
+def read_at_random(path: str, count: int) -> float:
+    """GB/s of so many reads of 4 KiB, anywhere in a file."""
+    descriptor = os.open(path, os.O_RDONLY)
+    chance = random.Random(4)  # noqa: S311 - not a secret
+    pages = os.fstat(descriptor).st_size // _PAGE
+    offsets = [chance.randrange(pages) * _PAGE for _ in range(count)]
+    began = time.monotonic()
+    for offset in offsets:
+        os.pread(descriptor, _PAGE, offset)
+    seconds = time.monotonic() - began
+    os.close(descriptor)
+    return count * _PAGE / seconds / 1e9
 
 
 def load(paths: list[str]) -> dict[str, Any]:
@@ -75,7 +96,7 @@ def probe(path: str, truth: str, spans: list[list[int]], until: str, seed: int) 
     With a stride the span is read once, from its start, one piece a stride; else anywhere, again and again.
     """
     errors: list[str] = []
-    longest, reads, wrong = 0.0, 0, 0
+    longest, at, reads, wrong = 0.0, 0.0, 0, 0
     chance = random.Random(seed)  # noqa: S311 - not a secret
     walks = [iter(range(start, end - _KILL_PIECE, stride)) if stride else None for start, end, stride in spans]
     with open(truth, "rb") as file:
@@ -91,9 +112,9 @@ def probe(path: str, truth: str, spans: list[list[int]], until: str, seed: int) 
             except OSError as error:
                 errors.append(f"{path} at {offset}: {error}")
                 continue
-            longest, reads = max(longest, time.monotonic() - began), reads + 1
+            (longest, at), reads = max((longest, at), (time.monotonic() - began, began)), reads + 1
             wrong += found != os.pread(file.fileno(), _KILL_PIECE, offset)
-    return {"errors": errors, "wrong": wrong, "longest": longest, "reads": reads}
+    return {"errors": errors, "wrong": wrong, "longest": longest, "at": at, "reads": reads}
 
 
 def _read_past_cache(path: str, offset: int) -> bytes:

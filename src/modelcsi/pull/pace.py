@@ -10,7 +10,7 @@ from modelcsi.pull.transfer import Growth
 from modelcsi.store.chunks import CHUNK_BYTES
 
 _MAX_CONNECTIONS = 8
-_FIRST_CHUNKS = 2
+_FIRST_CHUNKS = 1
 """Of a request while nothing is known."""
 _FILL_SECONDS = 0.1
 """A request of the fill takes about so long, since a reader who wants what is in it must wait for it."""

@@ -23,7 +23,7 @@ from modelcsi.view.wire import Ahead, Cancel, Changed, Failed, Hello, Want, read
 logger = logging.getLogger(__name__)
 
 _FIRST_BACK_OFF_SECONDS = 0.05
-_LAST_BACK_OFF_SECONDS = 0.5
+_LAST_BACK_OFF_SECONDS = 0.1
 """A driver that starts is found this soon: "restart + 1 s" is what a reader of a missing range was promised."""
 _MAX_HINTS_QUEUED = 64
 
