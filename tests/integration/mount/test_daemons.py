@@ -254,6 +254,7 @@ def test_one_view_that_cannot_be_served_harms_no_other(lazy_node: LazyNode) -> N
     """The server says which, and that one is given up."""
     target = lazy_node.mount()
     lazy_node.server()
+    assert content(0, SIZE) == _read(target)  # it is served by now
     (lazy_node.root / "refuse").touch()
     lazy_node.mount("other", OTHER)
     eventually(lambda: lazy_node.lost, "the loss")
