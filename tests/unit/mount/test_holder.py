@@ -10,6 +10,7 @@ import signal
 import sys
 import tempfile
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -193,3 +194,27 @@ def test_a_restarted_driver_releases_nothing_of_others(node: Node) -> None:
 
     assert {VIEW: b"one", OTHER: b"two"} == found
     assert [VIEW] == [held.view for held in node.daemons.held()]
+
+
+def test_a_driver_without_views_is_idle(node: Node, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A holder that somebody else runs is there although nothing is held: it is asked now and then, not all the time."""
+    counts = Counter[str]()
+
+    def counted(name: str) -> None:
+        method = getattr(Daemons, name)
+
+        def call(*arguments: object) -> None:
+            counts[name] += 1
+            method(*arguments)
+
+        monkeypatch.setattr(Daemons, name, call)
+
+    node.hold()
+    monkeypatch.setattr("modelcsi.mount.daemons._LOOK_SECONDS", 0.05)
+    counted("_turn")
+    counted("_note_servers")
+    node.daemons.release(VIEW)
+    node.end()
+    until(lambda: counts["_note_servers"] >= 10 or counts["_turn"] > 1000)
+
+    assert counts["_turn"] < 100
