@@ -8,6 +8,7 @@ a field that the listener does not know is ignored, one that it misses has a def
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import MISSING, Field, fields
 from typing import Any, ClassVar, Protocol, cast
@@ -15,6 +16,7 @@ from typing import Any, ClassVar, Protocol, cast
 MAX_PACKET_BYTES = 64 << 10
 """No message is longer: `socket.recv` with this size has all of it. A guess; the longest there is lists a view's files."""
 _MAX_NUMBER = 1 << 63
+_VIEW = re.compile(r"[0-9a-f]{64}")
 
 
 class Packet(Protocol):
@@ -25,6 +27,12 @@ class Packet(Protocol):
 
 class UnknownPacket(ValueError):
     """A message of a newer release."""
+
+
+def check_view(view: str) -> None:
+    """Both conversations name views, and a view's id becomes a name in the store. Raises ValueError."""
+    if not _VIEW.fullmatch(view):
+        raise ValueError(f"not the id of a view: {view[:80]!r}")
 
 
 class Codec:

@@ -48,9 +48,11 @@ class Lazy:
         exchange = Exchange(self._root_dir, volumes)
         volumes.tell, volumes.observer = exchange.tell, metrics
         self.volumes, self._exchange = volumes, exchange
-        metrics.watch_gauge(Gauge.LAZY_VIEWS, lambda: len(volumes.rows()))
-        metrics.watch_gauge(Gauge.LAZY_VIEWS_FILLING, lambda: sum(not row["is_complete"] for row in volumes.rows()))
-        metrics.watch_gauge(Gauge.LAZY_VIEWS_TROUBLED, lambda: sum(bool(row["trouble"]) for row in volumes.rows()))
+        metrics.watch_gauge(Gauge.LAZY_VIEWS, lambda: len(volumes.views()))
+        metrics.watch_gauge(Gauge.LAZY_VIEWS_FILLING, lambda: sum(not view.is_complete for view in volumes.views()))
+        metrics.watch_gauge(
+            Gauge.LAZY_VIEWS_TROUBLED, lambda: sum(view.trouble is not None for view in volumes.views())
+        )
         metrics.watch_gauge(Gauge.FUSE_SERVERS, lambda: len(exchange.servers()))
         return volumes
 

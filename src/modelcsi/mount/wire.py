@@ -8,13 +8,10 @@ server takes over from another is told in `link`.
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass
 from typing import ClassVar
 
-from modelcsi.packets import Codec
-
-_VIEW = re.compile(r"[0-9a-f]{64}")
+from modelcsi.packets import Codec, check_view
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,7 +27,7 @@ class Hold:
     """Of the connection: the same view may be mounted again, even on a device of the same number, before an end is told."""
 
     def __post_init__(self) -> None:
-        _check_view(self.view)
+        check_view(self.view)
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,7 +38,7 @@ class Release:
     view: str
 
     def __post_init__(self) -> None:
-        _check_view(self.view)
+        check_view(self.view)
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,7 +85,7 @@ class Held:
     """False of a view that came back from a server whose holder was killed: servers know no secrets."""
 
     def __post_init__(self) -> None:
-        _check_view(self.view)
+        check_view(self.view)
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,7 +98,7 @@ class Lost:
     serial: str = ""
 
     def __post_init__(self) -> None:
-        _check_view(self.view)
+        check_view(self.view)
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,7 +114,7 @@ class Serve:
     serial: str = ""
 
     def __post_init__(self) -> None:
-        _check_view(self.view)
+        check_view(self.view)
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,7 +125,7 @@ class Drop:
     view: str
 
     def __post_init__(self) -> None:
-        _check_view(self.view)
+        check_view(self.view)
 
 
 @dataclass(frozen=True, slots=True)
@@ -169,7 +166,7 @@ class Gone:
     serial: str = ""
 
     def __post_init__(self) -> None:
-        _check_view(self.view)
+        check_view(self.view)
 
 
 @dataclass(frozen=True, slots=True)
@@ -180,7 +177,7 @@ class Served:
     view: str
 
     def __post_init__(self) -> None:
-        _check_view(self.view)
+        check_view(self.view)
 
 
 @dataclass(frozen=True, slots=True)
@@ -203,7 +200,7 @@ class Returned:
     has_descriptor: bool = True
 
     def __post_init__(self) -> None:
-        _check_view(self.view)
+        check_view(self.view)
 
 
 FromHolder = Serve | Drop | Resend | Leave | Ping
@@ -240,8 +237,3 @@ def read_by_driver(packet: bytes) -> FromHolderToDriver:
     """What the holder said. Raises ValueError, UnknownPacket for a message of a newer release."""
     message: FromHolderToDriver = _TO_DRIVER.decode(packet)
     return message
-
-
-def _check_view(view: str) -> None:
-    if not _VIEW.fullmatch(view):
-        raise ValueError(f"not the id of a view: {view[:80]!r}")

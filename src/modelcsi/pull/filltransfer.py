@@ -20,7 +20,7 @@ from modelcsi.oci.descriptor import Descriptor
 from modelcsi.pull.order import Demand, Order, Segment, Urgency
 from modelcsi.pull.pace import Pace, Stopwatch
 from modelcsi.pull.progress import Progress
-from modelcsi.pull.streams import MAX_PAUSE_SECONDS, OpenStreams, Stopped, pause_seconds
+from modelcsi.pull.streams import MAX_PAUSE_SECONDS, OpenStreams, Stopped, pause_seconds, start_thread
 from modelcsi.pull.transfer import Growth, Origin
 from modelcsi.store.chunks import CHUNK_BYTES
 
@@ -182,15 +182,7 @@ class FillTransfer:
     # Threads.
 
     def _start(self, name: str, work: Callable[[], object]) -> threading.Thread:
-        def guarded() -> None:
-            try:
-                work()
-            except BaseException as error:  # noqa: BLE001 - a thread's main: the error is raised again by `run`
-                self._fail(error)
-
-        thread = threading.Thread(target=guarded, name=f"pull-{name}", daemon=True)
-        thread.start()
-        return thread
+        return start_thread(name, work, self._fail)
 
     def _fail(self, error: BaseException) -> None:
         with self._lock:

@@ -91,3 +91,17 @@ class Either(threading.Event):
     def wait(self, timeout: float | None = None) -> bool:
         """Whether one of them is, soon."""
         return self._inner.wait(timeout) or self._outer.is_set()
+
+
+def start_thread(name: str, work: Callable[[], object], failed: Callable[[BaseException], None]) -> threading.Thread:
+    """A thread of a transfer, which is told what ends it."""
+
+    def guarded() -> None:
+        try:
+            work()
+        except BaseException as error:  # noqa: BLE001 - a thread's main: the error is raised again by `run`
+            failed(error)
+
+    thread = threading.Thread(target=guarded, name=f"pull-{name}", daemon=True)
+    thread.start()
+    return thread

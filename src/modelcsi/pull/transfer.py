@@ -19,7 +19,7 @@ from modelcsi.errors import CorruptContent, RegistryUnavailable, UnsupportedArti
 from modelcsi.oci.descriptor import Descriptor
 from modelcsi.pull.plan import Claim, Plan
 from modelcsi.pull.progress import Progress
-from modelcsi.pull.streams import OpenStreams, Stopped, pause_seconds
+from modelcsi.pull.streams import OpenStreams, Stopped, pause_seconds, start_thread
 from modelcsi.pull.window import PIECE_BYTES, MemoryBudget, Window
 from modelcsi.registry.blob import Stream
 
@@ -139,7 +139,7 @@ class Transfer:
     def _move(self, blob: _Blob, readers: list[tuple[str, _Reader]]) -> None:
         """Run all threads to their end."""
         threads = [
-            _start(name, blob.window, functools.partial(read, _pieces(blob.window, number)))
+            start_thread(name, functools.partial(read, _pieces(blob.window, number)), blob.window.fail)
             for number, (name, read) in enumerate(readers)
         ]
         receivers = [self._start_receiver(blob)]
@@ -188,7 +188,7 @@ class Transfer:
         )
 
     def _start_receiver(self, blob: _Blob) -> threading.Thread:
-        return _start("receive", blob.window, lambda: self._receive(blob))
+        return start_thread("receive", lambda: self._receive(blob), blob.window.fail)
 
     def _receive(self, blob: _Blob) -> None:
         while (claim := blob.plan.next_claim()) is not None:
@@ -239,18 +239,6 @@ class Transfer:
                 raise Stopped
         if window.error is not None:
             raise window.error
-
-
-def _start(name: str, window: Window, work: Callable[[], object]) -> threading.Thread:
-    def guarded() -> None:
-        try:
-            work()
-        except BaseException as error:  # noqa: BLE001 - a thread's main: the error is raised again by `run`
-            window.fail(error)
-
-    thread = threading.Thread(target=guarded, name=f"pull-{name}", daemon=True)
-    thread.start()
-    return thread
 
 
 def _pieces(window: Window, reader: int) -> Iterator[bytes]:

@@ -15,6 +15,7 @@ from pathlib import Path
 
 from modelcsi.oci.digest import Digest
 
+DEMAND_SOCKET_NAME = "demand.sock"
 FORMAT_VERSION = 1
 """Written to `format`. The release before must be able to run on the layout: raise it only together with a migration."""
 
@@ -101,7 +102,7 @@ class StoreLayout:
     @property
     def demand_socket(self) -> Path:
         """Where servers ask the driver for bytes."""
-        return self.root / "demand.sock"
+        return self.root / DEMAND_SOCKET_NAME
 
     @property
     def dynamic_volumes(self) -> Path:

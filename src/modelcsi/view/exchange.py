@@ -22,12 +22,11 @@ from typing import Protocol
 
 from modelcsi.packets import MAX_PACKET_BYTES, UnknownPacket, encode
 from modelcsi.socket_place import SocketPlace
+from modelcsi.store.layout import DEMAND_SOCKET_NAME
 from modelcsi.view.wire import Ahead, Cancel, Changed, Failed, Hello, Here, ToDriver, ToServer, Want, read_by_driver
 
 logger = logging.getLogger(__name__)
 
-SOCKET_NAME = "demand.sock"
-"""Below `root_dir`."""
 _MAX_WAITING_ANSWERS = 10_000
 """Ten times the requests that the kernel lets a server have at once, for each of ten busy views: a guess at what no server needs."""
 _BACKLOG = 64
@@ -69,9 +68,9 @@ class Exchange:
 
     def start(self) -> None:
         """Listen, in place of a process that was here before. Raises OSError."""
-        with SocketPlace(self._root_dir, SOCKET_NAME) as place:
+        with SocketPlace(self._root_dir, DEMAND_SOCKET_NAME) as place:
             try:
-                os.unlink(SOCKET_NAME, dir_fd=place.descriptor)
+                os.unlink(DEMAND_SOCKET_NAME, dir_fd=place.descriptor)
             except FileNotFoundError:
                 logger.debug("%s is new", place)
             self._listener.setblocking(False)
@@ -134,7 +133,7 @@ class Exchange:
             logger.warning("a FUSE server could not connect: %s", error)
             return
         if _peer_uid(connection) != os.geteuid():
-            logger.warning("somebody else than a FUSE server of this node connected to %s", SOCKET_NAME)
+            logger.warning("somebody else than a FUSE server of this node connected to %s", DEMAND_SOCKET_NAME)
             connection.close()
             return
         connection.setblocking(False)

@@ -7,13 +7,11 @@ is told is in `mount.wire`.
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from modelcsi.packets import Codec
+from modelcsi.packets import Codec, check_view
 
-_VIEW = re.compile(r"[0-9a-f]{64}")
 MAX_CHANGED_FILES = 4096
 """In one `Changed`, so that it fits into a packet (`packets.MAX_PACKET_BYTES`): more files are several messages."""
 
@@ -116,12 +114,6 @@ def read_by_server(packet: bytes) -> ToServer:
     """What the driver said. Raises ValueError, UnknownPacket for a message of a newer release."""
     message: ToServer = _TO_SERVER.decode(packet)
     return message
-
-
-def check_view(view: str) -> None:
-    """A view's id becomes a name in the store. Raises ValueError."""
-    if not _VIEW.fullmatch(view):
-        raise ValueError(f"not the id of a view: {view[:80]!r}")
 
 
 def _check_range(message: Any) -> None:

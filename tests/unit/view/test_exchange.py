@@ -13,7 +13,8 @@ import pytest
 
 from modelcsi.errors import NotFound
 from modelcsi.packets import MAX_PACKET_BYTES, Packet, encode
-from modelcsi.view.exchange import SOCKET_NAME, Exchange
+from modelcsi.store.layout import DEMAND_SOCKET_NAME
+from modelcsi.view.exchange import Exchange
 from modelcsi.view.wire import Ahead, Cancel, Changed, Failed, Hello, Here, ToServer, Want, read_by_server
 
 VIEW = "ab" * 32
@@ -82,7 +83,7 @@ def connect(tmp_path: Path, exchange: Exchange) -> Iterator[Callable[[], socket.
         connection = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         opened.append(connection)
         connection.settimeout(10)
-        connection.connect(str(tmp_path / SOCKET_NAME))
+        connection.connect(str(tmp_path / DEMAND_SOCKET_NAME))
         return connection
 
     yield open_one
@@ -103,7 +104,7 @@ def hear(connection: socket.socket) -> ToServer:
 
 def test_the_socket_is_roots_alone(tmp_path: Path, exchange: Exchange) -> None:
     """Whoever connects learns what pods read."""
-    status = (tmp_path / SOCKET_NAME).stat()
+    status = (tmp_path / DEMAND_SOCKET_NAME).stat()
 
     assert (0o600, os.geteuid()) == (stat.S_IMODE(status.st_mode), status.st_uid)
 
@@ -221,7 +222,7 @@ def test_the_next_process_takes_the_socket_over(tmp_path: Path, demands: Demands
     second.start()
     with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as connection:
         connection.settimeout(10)
-        connection.connect(str(tmp_path / SOCKET_NAME))
+        connection.connect(str(tmp_path / DEMAND_SOCKET_NAME))
         say(connection, Want(1, VIEW, 0, 0, 1))
         demands.until(lambda: len(demands.wants) == 1)
         second.stop()
