@@ -1,8 +1,9 @@
 """The driver's side of the FUSE servers: the holder is told what to keep, and copies are kept here in case it dies.
 
 Any of the three may die: the driver finds its views with the holder again; the holder, or the one after it, gets them back
-from here; servers are the holder's own business. Of a view of pyfuse3 nobody but its server has a descriptor, since without
-RESEND a copy would make readers hang where the server's death should end the connection.
+from here; servers are the holder's own business. A driver that ends waits for a holder that is away, since its own copies may be
+the last. Of a view of pyfuse3 nobody but its server has a descriptor, since without RESEND a copy would make readers hang where
+the server's death should end the connection.
 
 One thread talks to the holder, connects again when it has gone, and starts a new one where that is this driver's to do; calls
 from other threads leave it work, and only `hold` waits for it.
@@ -44,7 +45,9 @@ _STATUS_SECONDS = 1.0
 _LOOK_SECONDS = 5.0
 """How often the holder is asked whether it still answers."""
 _FIRST_PAUSE_SECONDS = 0.01
-_LONGEST_PAUSE_SECONDS = 1.0
+_LONGEST_PAUSE_SECONDS = 0.1
+_LEAVE_SECONDS = 15.0
+"""For a holder to come that takes what only an ending driver has: less than a container is given to end."""
 _MANAGED_PATIENCE_SECONDS = 30.0
 _EXTERNAL_PATIENCE_SECONDS = 300.0
 """Without a holder and any server, until readers get errors: somebody else starts it, maybe after fetching its image."""
@@ -83,6 +86,8 @@ class Daemons:
         self._conversation: Conversation | None = None
         self._pause = self._next_look = 0.0
         self._alone_since: float | None = None
+        self._has_parted = False
+        self._leave_by = 0.0
 
     def start(self) -> None:
         """Take over what a running holder has, if there is one; from now on it is watched."""
@@ -91,12 +96,13 @@ class Daemons:
         self._is_synced.wait(_HOLD_SECONDS)
 
     def stop(self) -> None:
-        """Let go of the holder, which goes on."""
+        """Let go of the holder, which goes on; one that is away is waited for, since readers would get errors without the copies."""
+        self._leave_by = time.monotonic() + _LEAVE_SECONDS
         self._ended.set()
         self._wake()
         self._losses.put(None)
         for thread in self._threads:
-            thread.join(_HOLD_SECONDS)
+            thread.join(_LEAVE_SECONDS + _HOLD_SECONDS)
         self._reader.close()
         self._writer.close()
         with self._lock:
@@ -202,7 +208,7 @@ class Daemons:
             self._writer.send(b"\0")
 
     def _run(self) -> None:
-        while not self._ended.is_set():
+        while not self._may_end():
             try:
                 self._turn()
             except HolderStuck:
@@ -221,6 +227,10 @@ class Daemons:
             self._work(self._conversation)
         self._is_synced.set()
         conversation = self._conversation
+        if self._ended.is_set() and conversation is not None:
+            conversation.ask(wire.Part())
+            self._has_parted = True
+            return
         timeout = self._pause if conversation is None else max(0.0, self._next_look - time.monotonic())
         if conversation is None and not self._is_wanted():
             timeout = _LOOK_SECONDS  # a holder may come by itself
@@ -233,6 +243,18 @@ class Daemons:
                 self._reader.recv(4096)
             elif conversation is not None:
                 conversation.hear()
+
+    def _may_end(self) -> bool:
+        if not self._ended.is_set():
+            return False
+        with self._lock:
+            has_copies = any(parked.fuse_fd is not None for parked in self._parked.values())
+        if self._has_parted or not has_copies:
+            return True
+        is_late = time.monotonic() >= self._leave_by
+        if is_late:
+            logger.error("no FUSE holder came in %.0f s: the lazy views end with this driver", _LEAVE_SECONDS)
+        return is_late
 
     def _is_wanted(self) -> bool:
         with self._lock:

@@ -3,7 +3,8 @@
 It has a copy of every view's /dev/fuse descriptor, so that the connection outlives each server, and of the view's secret in a
 sealed memfd, which it never reads, so that a restarted driver can go on filling. It listens at `<root_dir>/fuse.sock` for the
 driver and for orphans (`link`), and has the servers started and watched (`servers`). A lock beside the socket says that a
-holder runs. SIGHUP replaces the program in place: descriptors stay, and the servers are replaced one after the other.
+holder runs. SIGHUP replaces the program in place: descriptors stay, and the servers are replaced one after the other. SIGTERM
+ends it once a driver has copies of what it holds; a driver that ends says so (`Part`), so that one of the two always stays.
 
 One thread, nothing blocks, and few imports: it is small, and does so little that it has no reason to die.
 """
@@ -48,6 +49,8 @@ logger = logging.getLogger(__name__)
 _TICK_SECONDS = 0.5
 _IDLE_SECONDS = 5.0
 """Without a view, until the servers end, and a holder that the driver started: the next pod may come soon."""
+_LEAVE_SECONDS = 20.0
+"""After SIGTERM, for a driver to come that has copies of what is held: one that is replaced at the same time needs some seconds."""
 _ORPHANS_SECONDS = 1.0
 """For servers of a killed holder to come back, before a driver is told what there is. They need milliseconds."""
 
@@ -94,6 +97,8 @@ class Holder:
         self._views: dict[str, _View] = {}
         self._lost: dict[str, tuple[str, str]] = {}  # why, and the serial
         self._driver: Line | None = None
+        self._has_copies = False  # the driver, of every descriptor
+        self._leave_by: float | None = None
         self._asking: list[tuple[Line, wire.ListHeld]] = []
         self._ends = False
         self._must_resume = False
@@ -119,7 +124,7 @@ class Holder:
             self._resume(state)
 
     def run(self) -> int:
-        """Until SIGTERM, or until it is idle if it ends then; returns the exit status."""
+        """Until SIGTERM (a second one ends it at once), or until it is idle if it ends then; returns the exit status."""
         logger.info("the FUSE holder listens at %s", self._settings.root_dir / SOCKET_NAME)
         next_tick = time.monotonic()
         while not self._ends:
@@ -127,10 +132,11 @@ class Holder:
             if now >= next_tick:
                 next_tick = now + _TICK_SECONDS
                 self._tick(now)
-            if self._must_resume:
+            if self._must_resume and self._leave_by is None:
                 self._replace_program()
             self._servers.look()
             self._loop.turn(self._patience(next_tick))
+            self._leave_if_told()
         # The lock is still ours, so the socket is.
         (self._settings.root_dir / SOCKET_NAME).unlink(missing_ok=True)
         return 0
@@ -180,6 +186,10 @@ class Holder:
                 if held is not None:
                     self._forget(held)
                 peer.line.send(wire.Done())
+            case wire.Part():
+                self._use_driver(peer.line)
+                self._has_copies = False
+                peer.line.send(wire.Done())
             case wire.ListHeld():
                 self._use_driver(peer.line)
                 self._asking.append((peer.line, message))
@@ -203,7 +213,7 @@ class Holder:
         if self._driver is not line:
             if self._driver is not None:
                 self._driver.close()
-            self._driver = line
+            self._driver, self._has_copies = line, False
 
     def _hold(self, message: wire.Hold, descriptors: list[int]) -> wire.Done:
         if not descriptors:
@@ -259,6 +269,7 @@ class Holder:
                 views = 1 if server.view else len(self._views) if server.role is Role.ACTIVE else 0
                 line.send(wire.Server(server.pid, server.adapter, server.role.value, views))
             line.send(wire.Done())
+            self._has_copies |= asked.descriptors and line is self._driver
         self._asking.clear()
         self._tell_lost()
 
@@ -332,7 +343,19 @@ class Holder:
             if number == signal.SIGHUP:
                 self._must_resume = True
             elif number in SIGNALS:
-                self._ends = True
+                self._ends = self._leave_by is not None
+                self._leave_by = time.monotonic() + _LEAVE_SECONDS
+
+    def _leave_if_told(self) -> None:
+        """With the last copy of a descriptor its connection ends: that is not ours to close while a driver may come."""
+        if self._leave_by is None or self._ends:
+            return
+        driver = self._driver
+        has_driver = driver is not None and driver.is_open and driver.is_flushed and self._has_copies
+        is_late = time.monotonic() >= self._leave_by
+        self._ends = has_driver or is_late or not any(self.descriptors())
+        if is_late:
+            logger.error("no driver came in %.0f s: the lazy views end with their FUSE holder", _LEAVE_SECONDS)
 
     # Another program in this process.
 

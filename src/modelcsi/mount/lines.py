@@ -68,6 +68,11 @@ class Line:
         """The connection's descriptor."""
         return self._socket.fileno()
 
+    @property
+    def is_flushed(self) -> bool:
+        """Whether all that was sent has left, and stays in the kernel for the other side if this one ends."""
+        return not self._waiting
+
     def send(self, message: Packet, descriptors: Sequence[int] = ()) -> None:
         """Now or as soon as the other side reads; copies of the descriptors are kept till then."""
         if not self.is_open:

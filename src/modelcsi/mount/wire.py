@@ -42,6 +42,13 @@ class Release:
 
 
 @dataclass(frozen=True, slots=True)
+class Part:
+    """Driver to holder: I end, and so do my copies of what you hold. Answered with `Done` by a holder that stays."""
+
+    op: ClassVar[str] = "part"
+
+
+@dataclass(frozen=True, slots=True)
 class ListHeld:
     """Driver to holder: answered with one `Held` for each view, one `Server` for each process, then `Done`."""
 
@@ -205,13 +212,13 @@ class Returned:
 
 FromHolder = Serve | Drop | Resend | Leave | Ping
 FromServer = Pong | Gone | Served
-FromDriver = Hold | Release | ListHeld
+FromDriver = Hold | Release | Part | ListHeld
 FromHolderToDriver = Done | Held | Server | Lost
-FromPeer = Hold | Release | ListHeld | Orphan | Returned | Pong | Gone | Served
+FromPeer = Hold | Release | Part | ListHeld | Orphan | Returned | Pong | Gone | Served
 
 _FROM_HOLDER = Codec(Serve, Drop, Resend, Leave, Ping)
 _FROM_SERVER = Codec(Pong, Gone, Served)
-_FROM_PEER = Codec(Hold, Release, ListHeld, Orphan, Returned, Pong, Gone, Served)
+_FROM_PEER = Codec(Hold, Release, Part, ListHeld, Orphan, Returned, Pong, Gone, Served)
 _TO_DRIVER = Codec(Done, Held, Server, Lost)
 
 

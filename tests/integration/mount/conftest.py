@@ -5,13 +5,14 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Collection, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import pytest
 
@@ -24,6 +25,7 @@ from tests.integration.driver import eventually
 
 _HERE = Path(__file__).parent
 VIEW = "ab" * 32
+_Node = TypeVar("_Node", bound="LazyNode")
 
 
 class LazyNode:
@@ -35,9 +37,11 @@ class LazyNode:
         self.flags: tuple[str, ...] = ()
         self.daemons = self._new_daemons()
 
+    def _holder_command(self) -> list[str]:
+        return [sys.executable, str(_HERE / "tiny_holder.py"), str(self.root), *self.flags]
+
     def _new_daemons(self) -> Daemons:
-        command = [sys.executable, str(_HERE / "tiny_holder.py"), str(self.root), *self.flags]
-        daemons = Daemons(self.root, lambda view, why: self.lost.append((view, why)), command)
+        daemons = Daemons(self.root, lambda view, why: self.lost.append((view, why)), self._holder_command())
         daemons.start()
         return daemons
 
@@ -104,6 +108,39 @@ class LazyNode:
         kill_all_of(self.root)
 
 
+class NodeOfContainers(LazyNode):
+    """Somebody else starts the holder, and what ends it ends its servers."""
+
+    def __init__(self, root: Path) -> None:
+        self._holders: list[subprocess.Popen[bytes]] = []
+        super().__init__(root)
+
+    def _new_daemons(self) -> Daemons:
+        daemons = Daemons(self.root, lambda view, why: self.lost.append((view, why)))
+        daemons.start()
+        return daemons
+
+    def start_holder(self) -> None:
+        """As a container that starts."""
+        process = subprocess.Popen(self._holder_command())
+        self._holders.append(process)
+        eventually((self.root / "fuse.sock").exists, "the holder")
+
+    def kill_holder(self) -> None:
+        """With its servers, as a container that is killed."""
+        victims = [self.holder(), *(server.pid for server in self.daemons.servers())]
+        for pid in victims:
+            os.kill(pid, signal.SIGKILL)
+        wait_for_end(*victims)
+        (self.root / "fuse.sock").unlink()
+
+    def end(self) -> None:
+        """And no holder is left for init."""
+        super().end()
+        for process in self._holders:
+            process.wait(60)
+
+
 class Reader:
     """A process that reads a view's file all the time."""
 
@@ -130,19 +167,32 @@ class Reader:
             self._process.communicate(timeout=60)
 
 
-@pytest.fixture
-def lazy_node() -> Iterator[LazyNode]:
-    """Root is needed, and FUSE."""
+@contextmanager
+def _ended(kind: type[_Node]) -> Iterator[_Node]:
     if os.geteuid() != 0 or not os.path.exists("/dev/fuse"):
         pytest.skip("needs root and FUSE")
     root = Path(tempfile.mkdtemp(prefix="modelcsi-lazy-"))
     (root / "pods").mkdir()
-    node = LazyNode(root)
+    node = kind(root)
     try:
         yield node
     finally:
         node.end()
         shutil.rmtree(root)
+
+
+@pytest.fixture
+def lazy_node() -> Iterator[LazyNode]:
+    """Root is needed, and FUSE."""
+    with _ended(LazyNode) as node:
+        yield node
+
+
+@pytest.fixture
+def node_of_containers() -> Iterator[NodeOfContainers]:
+    """The same, and `start_holder` comes first."""
+    with _ended(NodeOfContainers) as node:
+        yield node
 
 
 @contextmanager
