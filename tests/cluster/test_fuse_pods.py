@@ -65,6 +65,12 @@ def _replace_both(driver: Release) -> None:
     _delete_the_fuse_pod(driver)
 
 
+def _replace_both_at_once(driver: Release) -> None:
+    driver.kubectl.delete("pod", driver.pod, _fuse_pod(driver)["metadata"]["name"])
+    _wait_until_fuse_is_ready(driver)
+    driver.wait_until_ready()
+
+
 @pytest.mark.parametrize("adapter", ["passthrough", "pyfuse3"])
 def test_pod_starts_before_its_model_is_here(
     adapter: str, driver: Release, registry: ClusterRegistry, kubectl: Kubectl
@@ -92,6 +98,7 @@ def test_pod_starts_before_its_model_is_here(
         pytest.param(_roll_out_the_driver, id="driver rolled out"),
         pytest.param(_delete_the_fuse_pod, id="fuse pod deleted"),
         pytest.param(_replace_both, id="all replaced"),
+        pytest.param(_replace_both_at_once, id="all replaced at once"),
     ],
 )
 def test_reader_notices_nothing(event: Event, driver: Release, registry: ClusterRegistry, kubectl: Kubectl) -> None:
