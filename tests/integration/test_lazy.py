@@ -259,8 +259,8 @@ def test_a_registry_that_is_away_for_a_while(driver: Driver, registry: FakeRegis
 
 
 def test_waiting_has_an_end(make_driver: MakeDriver, registry: FakeRegistry, wire: Wire) -> None:
-    """`fuse.read_timeout` turns a read whose bytes do not come into EIO."""
-    driver = make_driver({"fuse": {"read_timeout": "2s"}})
+    """`fuse.read_timeout` turns a read whose bytes do not come into EIO; the kernel's second attempt does not double it."""
+    driver = make_driver({"fuse": {"read_timeout": "6s"}})
     model = push(registry.content, "lazy/timeout", random_files("timeout", 16 * MIB))
     wire.bytes_per_second = MIB
     volume = lazily(model, wire, "timeout")
@@ -271,7 +271,7 @@ def test_waiting_has_an_end(make_driver: MakeDriver, registry: FakeRegistry, wir
         read_at(driver.kubelet.target(volume) / "model-00000.safetensors", 12 * MIB, MIB)
 
     assert errno.EIO == caught.value.errno
-    assert 1.5 < time.monotonic() - began < 30
+    assert 5.5 < time.monotonic() - began < 11.5
 
 
 def test_a_blob_that_is_gone(driver: Driver, registry: FakeRegistry, wire: Wire) -> None:

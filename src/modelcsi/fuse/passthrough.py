@@ -342,7 +342,8 @@ class Connection:
         elif located.errno:
             self._refuse(request.unique, located.errno)
         else:
-            self._wait(request, Need(file, start, start + size, epoch=epoch), located.missing, self._read)
+            need = Need(file, start, start + size, epoch=epoch, reader=request.thread)
+            self._wait(request, need, located.missing, self._read)
 
     def _send_bytes(self, request: Request, fd: int, start: int, size: int) -> None:
         end = abi.REPLY.size + size

@@ -12,6 +12,8 @@ from modelcsi.view.wire import Want
 
 _TRUSTED_REPEATS = 3
 _REPEAT_SECONDS = 0.1
+_ASKED_AGAIN_SECONDS = 1.0
+"""In which the kernel asks once more for the first page of what it read ahead and did not get; it does so at once."""
 _MAX_ERRNO = 4095  # more is no errno for the kernel
 
 Range = tuple[int, int]
@@ -27,6 +29,13 @@ class Need(NamedTuple):
     """Not for bytes, but for the file to be complete."""
     epoch: int | None = None
     """Of the handle that reads; None: none."""
+    reader: int = 0
+    """The thread, where the kernel tells it."""
+
+    def is_part_of(self, other: Need) -> bool:
+        """Whether the same reader wants the same bytes, or some of them."""
+        is_same = self._replace(start=0, end=0) == other._replace(start=0, end=0)
+        return is_same and other.start <= self.start and self.end <= other.end
 
 
 class Verdict(NamedTuple):
@@ -85,6 +94,7 @@ class Waits:
         self._asked: dict[_Key, _Asked] = {}
         self._waiting: dict[Waiting, None] = {}  # in order of their deadlines: all wait equally long
         self._timer: Timer | None = None
+        self._given_up: dict[Need, float] = {}  # and when that is no matter any more
 
     def __len__(self) -> int:
         return len(self._waiting)
@@ -92,10 +102,15 @@ class Waits:
     def wait(self, need: Need, missing: tuple[Range, ...], resume: Callable[[int], None], arrived: int = 0) -> Waiting:
         """Have what is missing fetched; `resume` is told once, later: 0 when it is worth to look again, or an errno.
 
-        `arrived` as the verdict had it.
+        `arrived` as the verdict had it. Who has waited in vain just now is refused when he asks again: the kernel does so with
+        what it read ahead, and readers would wait twice as long as they should.
         """
-        waiting = Waiting(need, resume, self._loop.now() + self._timeout_seconds, arrived)
+        now = self._loop.now()
+        waiting = Waiting(need, resume, now + self._timeout_seconds, arrived)
         self._waiting[waiting] = None
+        if self._is_asked_again(need, now):
+            self._loop.call_at(now, lambda: self._finish(waiting, errno.EIO))
+            return waiting
         if self._timer is None:
             self._timer = self._loop.call_at(waiting.deadline, self._expire)
         self._ask(waiting, missing)
@@ -174,6 +189,14 @@ class Waits:
             self.cancel(waiting)
             waiting.resume(number)
 
+    def _is_asked_again(self, need: Need, now: float) -> bool:
+        self._given_up = {known: end for known, end in self._given_up.items() if now < end}
+        for known in self._given_up:
+            if need.is_part_of(known):
+                del self._given_up[known]
+                return True
+        return False
+
     def _expire(self) -> None:
         self._timer = None
         now = self._loop.now()
@@ -184,6 +207,7 @@ class Waits:
             if not verdict.missing:
                 self._finish(waiting, verdict.errno)
             elif verdict.arrived <= waiting.arrived:
+                self._given_up[waiting.need] = now + _ASKED_AGAIN_SECONDS
                 self._finish(waiting, errno.EIO)
             elif waiting in self._waiting:  # it comes, if slowly
                 waiting.arrived, waiting.deadline = verdict.arrived, now + self._timeout_seconds

@@ -209,6 +209,34 @@ def test_nobody_waits_for_ever(scene: Scene) -> None:
     assert ([errno.EIO], []) == (second, scene.demand.ranges())
 
 
+def _wait_as(scene: Scene, reader: int, start: int, end: int) -> list[int]:
+    told: list[int] = []
+    need = Need(scene.number(PATH), start, end, epoch=0, reader=reader)
+    scene.view.wait(need, scene.view.judge(need).missing, told.append)
+    scene.loop.pass_time(0)
+    return told
+
+
+def test_what_was_waited_for_in_vain_is_not_waited_for_twice(scene: Scene) -> None:
+    """The kernel asks once more for a page of what it read ahead, at once: that is the same wait, and nobody else's."""
+    _wait_as(scene, 7, 0, CHUNK_BYTES)
+    scene.loop.pass_time(READ_TIMEOUT)
+    other, elsewhere = _wait_as(scene, 8, 0, 10), _wait_as(scene, 7, 0, CHUNK_BYTES + 1)
+    again, third = _wait_as(scene, 7, 5, 10), _wait_as(scene, 7, 5, 10)
+
+    assert ([], [], [errno.EIO], []) == (other, elsewhere, again, third)
+
+
+def test_who_asks_later_waits_anew(scene: Scene) -> None:
+    """A program that tries again after its error is as patient as before."""
+    _wait_as(scene, 7, 0, CHUNK_BYTES)
+    scene.loop.pass_time(READ_TIMEOUT)
+    scene.loop.pass_time(2)
+
+    assert [] == _wait_as(scene, 7, 0, 10)
+    assert [(0, CHUNK_BYTES)] == scene.demand.ranges()
+
+
 def test_who_waits_for_all_of_a_file_is_patient_while_it_comes(scene: Scene) -> None:
     """A large one takes longer than `read_timeout`; once nothing more of it has come for that long, it is EIO."""
     told: list[int] = []
