@@ -140,6 +140,10 @@ class Announcements:
         if waiting is not None:
             self._say(waiting.pod, reason, text, is_warning=is_warning)
 
+    def warn(self, pod: Pod, reason: str, text: str) -> None:
+        """Something that a pod should know whose publication may be complete."""
+        self._say(pod, reason, text, is_warning=True)
+
     def _fail(self, owner: str, pod: Pod | None, reference: str, error: ModelCsiError) -> None:
         if self._announcer is None or pod is None:
             return

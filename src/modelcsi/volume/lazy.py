@@ -152,8 +152,11 @@ class LazyVolumes:
             return
         text = f"{known.plan.reference}: the FUSE server of this volume has ended for good ({why}): delete the pod"
         logger.warning("%s", text)
-        for owner in self._owners(known):
-            self._announcements.tell(owner, "Failed", text, is_warning=True)
+        with self._lock:
+            users = tuple(self._users.get(view, {}).values())
+        for user in users:
+            if user.caller.pod is not None:
+                self._announcements.warn(user.caller.pod, "Failed", text)
 
     def make_way(self, target: str) -> None:
         """Take away a lazy mount that has lost its server: kubelet publishes again, and a new one may come."""

@@ -310,6 +310,23 @@ def test_a_mount_without_a_server_is_replaced(
     assert ({volume.target: view}, [view]) == (lazy_mounts.shown, list(lazy_mounts.held))
 
 
+def test_a_complete_volume_that_loses_its_server_is_told(
+    start: Callable[[], Driver], spec: Callable[..., VolumeSpec], lazy_mounts: FakeLazyMounts, heard: Heard
+) -> None:
+    """Its pod waits for nothing any more, and this driver may not be the one that mounted it: it is told all the same."""
+    first = start()
+    publish(first, lazily(spec))
+    (view,) = lazy_mounts.shown.values()
+    wait_until(lambda: "Pulled" in heard.reasons)
+    first.kill()
+    second = start()
+    lazy_mounts.held.clear()
+    lazy(second).lost(view, "it crashed")
+
+    assert "Failed" == heard.reasons[-1]
+    assert "delete the pod" in heard.announcements[-1].message
+
+
 def test_each_dead_mount_is_replaced(
     driver: Driver, spec: Callable[..., VolumeSpec], stalled: FakeRegistry, lazy_mounts: FakeLazyMounts
 ) -> None:
