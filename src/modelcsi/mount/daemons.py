@@ -70,7 +70,7 @@ class Daemons:
         self._reader, self._writer = socket.socketpair()
         self._writer.setblocking(False)
         self._ended = threading.Event()
-        self._is_synced = threading.Event()  # a first look has been taken
+        self._is_synced = threading.Event()  # it is known what is served
         self._losses: queue.SimpleQueue[tuple[str, str] | None] = queue.SimpleQueue()
         self._threads = (
             threading.Thread(target=self._run, name="fuse holder", daemon=True),
@@ -225,8 +225,9 @@ class Daemons:
             self._connect()
         else:
             self._work(self._conversation)
-        self._is_synced.set()
         conversation = self._conversation
+        if conversation is not None or not self._is_wanted():
+            self._is_synced.set()
         if self._ended.is_set() and conversation is not None:
             conversation.ask(wire.Part())
             self._has_parted = True
@@ -258,7 +259,9 @@ class Daemons:
 
     def _is_wanted(self) -> bool:
         with self._lock:
-            return bool(self._parked) or any(isinstance(task.message, wire.Hold) for task in self._tasks)
+            has_views = bool(self._parked) or any(isinstance(task.message, wire.Hold) for task in self._tasks)
+        # Servers whose holder died together with the last driver: nobody else knows what they have.
+        return has_views or (not self._is_synced.is_set() and are_served(self._root / SERVING_NAME))
 
     def _connect(self) -> None:
         try:

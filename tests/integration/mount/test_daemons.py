@@ -143,6 +143,23 @@ def test_driver_and_holder_die_together(lazy_node: LazyNode) -> None:
     assert {VIEW: b"again", OTHER: b"s"} == {held.view: held.secret for held in lazy_node.daemons.held()}
 
 
+def test_a_driver_finds_servers_without_a_holder(lazy_node: LazyNode) -> None:
+    """It starts one, and has their views when it has started: it would take their mounts for dead, and mount them anew."""
+    target = lazy_node.mount()
+    holder, active = lazy_node.holder(), lazy_node.server()
+    with readers(target / "file") as stop:
+        lazy_node.daemons.stop()
+        os.kill(holder, signal.SIGKILL)
+        wait_for_end(holder)
+        lazy_node.restart()
+        is_alive = lazy_node.daemons.is_alive(VIEW)
+        wait_for_end(active)
+        results = stop()
+
+    assert is_alive
+    assert [] == _errors(results)
+
+
 def test_an_orphan_was_stopped_meanwhile(lazy_node: LazyNode) -> None:
     """What it had read is answered by its successor; when it wakes it leaves, and no request goes with it."""
     target = lazy_node.mount()
