@@ -103,7 +103,7 @@ class Want:
     def cancel(self) -> None:
         """Nobody waits any more; `done` is not called from now on, unless that is under way."""
         with self._lock:
-            self._layer.wants.discard(self)
+            self._layer.wants.pop(self, None)
             take_back = self.take_back
         take_back()
 
@@ -123,7 +123,8 @@ class _LayerDemands:
     attempt: object = None
     """To bring the layer in a form that can be read while it arrives."""
     feed: Feed | None = None
-    wants: set[Want] = field(default_factory=set)
+    wants: dict[Want, None] = field(default_factory=dict)
+    """In the order in which they came: a feed begins with who has waited longest."""
     error: Exception | None = None
     """Why it will not come."""
 
@@ -244,7 +245,8 @@ class Demands:
             if feed is None or not found.wants:
                 return
             answered = [want for want in found.wants if feed.is_here(want.start, want.end)]
-            found.wants.difference_update(answered)
+            for want in answered:
+                del found.wants[want]
         _answer(answered, None)
 
     def ended(self, layer: Layer, *, is_whole: bool) -> None:
@@ -312,7 +314,7 @@ class Demands:
             is_answered = found.state in _ENDED or self._is_over
             error = None if found.state is _State.COMPLETE else found.error or self._error
             if not is_answered:
-                found.wants.add(want)
+                found.wants[want] = None
             feed = found.feed
         if is_answered:
             want.answer(error)

@@ -92,13 +92,13 @@ class LazyView:
         self._tell = tell
         self._lock = threading.Lock()
         # Under the lock: the plan once the tree is known, with the map of its files; the layers' states before and after; the job
-        # that fills the view now; what servers wait for; what is wrong.
+        # that fills the view now; what servers wait for, in the order in which they came; what is wrong.
         self._plan: ViewPlan | None = None
         self._fill: FillMap | None = None
         self._files_of: dict[Digest, list[int]] = {}
         self._states: dict[Digest, FileState] = {}
         self._job: PullJob | None = None
-        self._waiting: set[_Waiting] = set()
+        self._waiting: dict[_Waiting, None] = {}
         self._error: ModelCsiError | None = None
         self._damage: Exception | None = None
         self._was_read: set[Digest] = set()  # layers of which somebody may have unverified bytes
@@ -181,7 +181,7 @@ class LazyView:
         gone = NotFound("the volume has gone")
         with self._lock:
             self._is_closed = True
-            waiting, self._waiting, self._job = self._waiting, set(), None
+            waiting, self._waiting, self._job = self._waiting, {}, None
             if self._fill is not None:
                 self._fill.close()
                 self._fill = None
@@ -206,7 +206,7 @@ class LazyView:
             state, error, job = self._states.get(layer), self._error, self._job
             is_over = state is FileState.FAILED or (job is None and error is not None)
             if state is not FileState.COMPLETE and not is_over:
-                self._waiting.add(item)
+                self._waiting[item] = None
         if state is FileState.COMPLETE or is_over:
             done(None if state is FileState.COMPLETE else error)
             return _nothing
@@ -240,8 +240,7 @@ class LazyView:
             self._states[layer] = FileState.COMPLETE
             self._was_read.discard(layer)
             self._put(layer, FileState.COMPLETE)
-            here = [item for item in self._waiting if item.layer == layer]
-            self._waiting.difference_update(here)
+            here = self._take(layer)
         for item in here:
             item.done(None)
 
@@ -283,8 +282,7 @@ class LazyView:
         with self._lock:
             self._states[layer], self._error = FileState.FAILED, error
             self._put(layer, FileState.FAILED)
-            failed = [item for item in self._waiting if item.layer == layer]
-            self._waiting.difference_update(failed)
+            failed = self._take(layer)
         for item in failed:
             item.done(error)
         self._news.failed(self, error)
@@ -293,12 +291,12 @@ class LazyView:
         """The job has ended. What is final makes what is not here unreadable; anything else is waited for."""
         with self._lock:
             self._job = None
-            failed: set[_Waiting] = set()
+            failed: dict[_Waiting, None] = {}
             if error is None:
                 self._damage = None  # what was wrong was read again, and is right
             elif isinstance(error, FinalError) or not isinstance(error, ModelCsiError):
                 self._error = error if isinstance(error, ModelCsiError) else CorruptContent(f"a defect: {error!r}")
-                failed, self._waiting = self._waiting, set()
+                failed, self._waiting = self._waiting, {}
                 for layer in self._files_of:
                     if self._states.get(layer) is not FileState.COMPLETE:
                         self._put(layer, FileState.FAILED)
@@ -327,6 +325,13 @@ class LazyView:
             is_opaque = state is FileState.ARRIVING and self._plan.entries[number].offset is None
             self._fill.put(number, FileState.WAITING if is_opaque else state)
 
+    def _take(self, layer: Digest) -> list[_Waiting]:
+        """Who waits for the layer, and need not from now on; the caller holds the lock."""
+        taken = [item for item in self._waiting if item.layer == layer]
+        for item in taken:
+            del self._waiting[item]
+        return taken
+
     def _begin(self, item: _Waiting, job: PullJob) -> None:
         def done(error: Exception | None) -> None:
             self._answered(item, error)
@@ -347,12 +352,12 @@ class LazyView:
         with self._lock:
             if item not in self._waiting:
                 return
-            self._waiting.discard(item)
+            del self._waiting[item]
         item.done(error)
 
     def _give_up(self, item: _Waiting) -> None:
         with self._lock:
-            self._waiting.discard(item)
+            self._waiting.pop(item, None)
         if item.want is not None:
             item.want.cancel()
 

@@ -149,6 +149,17 @@ def test_a_question_reaches_the_job_in_the_places_of_the_blob(view: LazyView, jo
     assert [(TAR, 1556, 1586)] == job.hints
 
 
+def test_who_has_waited_longest_is_first_with_the_next_job(view: LazyView) -> None:
+    """A job that takes over asks in the order of those who wait: one who is last each time would wait for ever."""
+    view.show(plan())
+    for start in range(50):
+        ask(view, 5, start, start + 1)
+    job = Job()
+    view.observe(cast("PullJob", job))
+
+    assert [(WEIGHTS, start, start + 1) for start in range(50)] == [asked.what for asked in job.asked]
+
+
 def test_what_is_here_needs_no_job(view: LazyView, job: Job) -> None:
     """It is answered at once."""
     view.show(plan())
