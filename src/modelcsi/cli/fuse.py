@@ -9,6 +9,7 @@ import argparse
 import json
 import logging
 import os
+import signal
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -28,6 +29,10 @@ def run_fuse(options: argparse.Namespace) -> int:
 
     The configuration is read by a first program, which the holder replaces: what reading YAML takes would be a third of it.
     """
+    from modelcsi.mount.lifetime import SIGNALS
+
+    # Through the exec, until the holder handles them: a SIGHUP that comes too early would be its end.
+    signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
     if options.settled is None or options.reads_again:
         command = _command(options, _read_settings(options))
         if options.resume is not None:

@@ -184,6 +184,19 @@ def test_sigterm_ends_the_holder_and_not_the_servers(node: RealNode) -> None:
     assert [VIEW] == [held.view for held in node.daemons.held()]
 
 
+def test_a_signal_that_comes_too_early_waits(node: RealNode) -> None:
+    """A holder that is told to update while it begins does so when it has begun."""
+    node.write_config()
+    config = node.root.parent / "config.yaml"
+    with subprocess.Popen([*program(), "fuse", "--config", str(config)]) as process:
+        eventually(lambda: "--settled" in node.command_line(process.pid), "the second program")
+        process.send_signal(signal.SIGHUP)
+        eventually(lambda: "--resume" in node.command_line(process.pid), "the update")
+        process.terminate()
+
+    assert 0 == process.returncode
+
+
 def _resident_kib(pid: int) -> int:
     line = next(line for line in Path(f"/proc/{pid}/status").read_text().splitlines() if line.startswith("VmRSS"))
     return int(line.split()[1])
