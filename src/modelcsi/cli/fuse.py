@@ -33,6 +33,8 @@ def run_fuse(options: argparse.Namespace) -> int:
 
     # Through the exec, until the holder handles them: a SIGHUP that comes too early would be its end.
     signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
+    if options.resume is None:  # what the driver's libraries had open: not all of it is closed by exec
+        os.closerange(3, os.sysconf("SC_OPEN_MAX"))
     if options.settled is None or options.reads_again:
         command = _command(options, _read_settings(options))
         if options.resume is not None:

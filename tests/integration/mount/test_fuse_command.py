@@ -197,6 +197,21 @@ def test_a_signal_that_comes_too_early_waits(node: RealNode) -> None:
     assert 0 == process.returncode
 
 
+def test_a_holder_keeps_nothing_of_who_started_it(node: RealNode) -> None:
+    """A driver's files that are not closed by exec, as OpenSSL opens certificates, would stay open for months."""
+    node.write_config()
+    config = node.root.parent / "config.yaml"
+    with (
+        config.open("rb") as file,
+        subprocess.Popen([*program(), "fuse", "--config", str(config)], pass_fds=(file.fileno(),)) as process,
+    ):
+        eventually((node.root / "fuse.sock").exists, "the holder")
+        kept = [os.readlink(path) for path in Path(f"/proc/{process.pid}/fd").iterdir()]
+        process.terminate()
+
+    assert str(config) not in kept
+
+
 def _resident_kib(pid: int) -> int:
     line = next(line for line in Path(f"/proc/{pid}/status").read_text().splitlines() if line.startswith("VmRSS"))
     return int(line.split()[1])
