@@ -11,6 +11,7 @@ import logging
 import os
 import signal
 import sys
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -33,8 +34,8 @@ def run_fuse(options: argparse.Namespace) -> int:
 
     # Through the exec, until the holder handles them: a SIGHUP that comes too early would be its end.
     signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
-    if options.resume is None:  # what the driver's libraries had open: not all of it is closed by exec
-        os.closerange(3, os.sysconf("SC_OPEN_MAX"))
+    if options.resume is None:
+        _close_what_was_inherited()
     if options.settled is None or options.reads_again:
         command = _command(options, _read_settings(options))
         if options.resume is not None:
@@ -55,6 +56,14 @@ def run_fuse(options: argparse.Namespace) -> int:
     own = [*_command(options, settled), "--reads-again"]
     settings = HolderSettings(Path(root), server_command, own, ends_when_idle=options.until_idle)
     return Holder(settings, options.resume).run()
+
+
+def _close_what_was_inherited() -> None:
+    """What the driver's libraries had open: not all of it is closed by exec."""
+    for name in os.listdir("/proc/self/fd"):  # not up to the limit of descriptors, which may be a thousand million
+        if int(name) > sys.stderr.fileno():
+            with suppress(OSError):  # the listing's own
+                os.close(int(name))
 
 
 def _read_settings(options: argparse.Namespace) -> dict[str, Any]:
