@@ -143,6 +143,8 @@ class Exchange:
         self._selector.register(connection, selectors.EVENT_READ, server)
 
     def _serve(self, server: _Server, events: int) -> None:
+        if server.connection not in self._servers:  # hung up on in this turn, by an answer that could not be sent
+            return
         try:
             if events & selectors.EVENT_READ:
                 self._receive(server)

@@ -135,6 +135,21 @@ def test_a_question_that_cannot_be_answered(connect: Callable[[], socket.socket]
     assert Here(2) == hear(connection) == hear(other)
 
 
+def test_a_server_dies_while_it_is_answered(connect: Callable[[], socket.socket], demands: Demands) -> None:
+    """That its answer cannot be sent is seen in the same turn as its end; the others are answered all the same."""
+    victim, other = connect(), connect()
+    say(victim, HELLO, Want(1, VIEW, 0, 0, 9))
+    demands.until(lambda: len(demands.wants) == 1)
+    with demands.changed:  # the thread waits here with the question, and sees both when it goes on
+        say(other, HELLO, Want(2, VIEW, 0, 0, 9))
+        demands.wants[0][1](None)
+        victim.close()
+    demands.until(lambda: len(demands.wants) == 2)
+    demands.wants[1][1](None)
+
+    assert Here(2) == hear(other)
+
+
 def test_who_pulls_talks_on_after_the_end(tmp_path: Path, demands: Demands) -> None:
     """Nobody is told, and no descriptor is written to that may be somebody else's by then."""
     exchange = Exchange(tmp_path, demands)
