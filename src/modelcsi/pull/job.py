@@ -287,7 +287,7 @@ class PullJob:
         """Those of the layers that are kept as members; an undecided one need not be."""
         members: dict[Digest, tuple[Member, ...]] = {}
         for layer in filter(lambda layer: layer.codec.is_packed, self.layers):
-            found = self._store.content.members(layer.digest, reading_of(layer, selection))
+            found = self._recorded(layer, selection)
             if found is not None:
                 members[layer.digest] = found
             elif not layer.undecided:
@@ -348,11 +348,8 @@ class PullJob:
 
     def _check(self, layer: Layer) -> None:
         """What was told of a layer before it was here must be so."""
-        members = self._store.content.members(layer.digest, reading_of(layer, self.selection))
-        if members is None:
-            return
         try:
-            self._ahead.check(layer, members)
+            self._ahead.check(layer, self._recorded)
         except UnsupportedArtifact as error:
             self._demands.restarted(layer, error)
             raise
@@ -377,7 +374,10 @@ class PullJob:
         """Of a layer that is here and proven."""
         if not self._demands.is_complete(layer):
             return None
-        return self._store.content.members(layer.digest, reading_of(layer, self.selection)) or ()
+        return self._recorded(layer) or ()
+
+    def _recorded(self, layer: Layer, selection: Selection | None = None) -> tuple[Member, ...] | None:
+        return self._store.content.members(layer.digest, reading_of(layer, selection or self.selection))
 
     def _wait(
         self,

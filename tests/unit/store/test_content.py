@@ -369,6 +369,22 @@ def test_the_members_remembered_are_bounded(layout: StoreLayout, monkeypatch: py
     assert again[0] is again[1]
 
 
+@pytest.mark.parametrize("is_same_file", [True, False])
+def test_a_large_record_is_remembered_until_it_is_asked_for(
+    layout: StoreLayout, monkeypatch: pytest.MonkeyPatch, *, is_same_file: bool
+) -> None:
+    """Once, by who committed the layer; one that was written since is not taken for it."""
+    monkeypatch.setattr(content_module, "_CACHED_MEMBERS", 1)
+    content = ContentStore(layout)
+    commit_layer(content, LAYER, {"a": b"1", "b": b"2"})
+    path = layout.layer_record(LAYER)
+    status = path.stat()
+    path.write_bytes(b"?" * status.st_size)
+    os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns + (not is_same_file)))
+
+    assert [["a", "b"] if is_same_file else None, None] == [paths_of(content, LAYER), paths_of(content, LAYER)]
+
+
 def test_all_that_is_committed_has_a_digest(content: ContentStore) -> None:
     """Manifests, blobs, layers; also a layer without its record, since the collector must find it."""
     blob = ready_blob(content.layout, b"weights")
