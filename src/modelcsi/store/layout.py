@@ -55,7 +55,7 @@ class StoreLayout:
 
     root: Path
     file_mode: int = 0o444
-    """What all files of the content may have done to them, whatever else their artifact says."""
+    """What all files of the content may have done to them, whatever else their artifact says; the directories of views too."""
     before_drop: list[Callable[[Path], None]] = field(default_factory=list, compare=False, repr=False)
     """Told the directory of an ingest that is about to be thrown away with what arrived: somebody may be reading there."""
 

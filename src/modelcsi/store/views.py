@@ -112,13 +112,13 @@ class Views:
             for parent, entries in _by_parent(tree).items():
                 with open_directory(root / parent) as fd:
                     for entry in entries:
-                        _place(entry, sources, fd)
+                        _place(entry, sources, fd, self._layout.file_mode)
         for entry in tree.entries:
             if entry.type is EntryType.SYMLINK:
                 (root / entry.path).symlink_to(entry.target)
         for entry in reversed(directories):
-            (root / entry.path).chmod(entry.mode)
-        root.chmod(0o555)
+            (root / entry.path).chmod(entry.mode | self._layout.file_mode)
+        root.chmod(0o555 | self._layout.file_mode)
         sync_directories([root, *(root / entry.path for entry in directories)])
 
 
@@ -149,10 +149,11 @@ class _Sources:
             self._fd, self._layer = -1, None
 
 
-def _place(entry: FileEntry, sources: _Sources, parent_fd: int) -> None:
+def _place(entry: FileEntry, sources: _Sources, parent_fd: int, file_mode: int) -> None:
     name = entry.path.rpartition("/")[2]
+    mode = entry.mode | file_mode
     if entry.data is not None:
-        _write(entry.data, name, parent_fd, entry.mode)
+        _write(entry.data, name, parent_fd, mode)
         return
     assert entry.layer is not None, "a file's bytes are in a layer"
     source_fd, source = sources.locate(entry.layer, entry.member)
@@ -162,10 +163,10 @@ def _place(entry: FileEntry, sources: _Sources, parent_fd: int) -> None:
         raise CorruptContent(
             f"{entry.path!r} of layer {entry.layer} has {status.st_size} bytes; {entry.size} were recorded"
         )
-    if (status.st_mode ^ entry.mode) & _EXECUTE:
-        _copy(source, name, parent_fd, entry.mode, source_fd)
+    if (status.st_mode ^ mode) & _EXECUTE:
+        _copy(source, name, parent_fd, mode, source_fd)
     else:
-        _link_or_copy(source, name, parent_fd, entry.mode, source_fd)
+        _link_or_copy(source, name, parent_fd, mode, source_fd)
 
 
 @contextlib.contextmanager

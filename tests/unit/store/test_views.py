@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import os
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -65,6 +66,23 @@ def test_directories_are_read_only(store: Store) -> None:
     path = store.views.build(VIEW, tree(directory("a"), directory("a/b")), ORIGIN)
 
     assert [0o555] * 3 == [item.stat().st_mode & 0o7777 for item in (path, path / "a", path / "a" / "b")]
+
+
+def test_what_is_handed_over_is_the_owners_to_change(tmp_path: Path) -> None:
+    """Directories, copies and files that are in no layer too: nobody goes through the whole tree again."""
+    with closing(Store(tmp_path / "handed-over", is_handed_over=True)) as store:
+        blob = commit_blob(store, b"weights")
+        files = (file("a/linked", blob), file("run", blob, mode=0o555))
+        data = FileEntry("data", EntryType.FILE, 1, data=b"1")
+        path = store.views.build(VIEW, tree(*files, data, directory("a")), ORIGIN)
+
+    assert {
+        path: 0o755,
+        path / "a": 0o755,
+        path / "a" / "linked": 0o644,
+        path / "data": 0o644,
+        path / "run": 0o755,
+    } == {item: item.stat().st_mode & 0o7777 for item in (path, *path.rglob("*"))}
 
 
 @pytest.mark.parametrize(("stored", "shown"), [(0o444, 0o555), (0o555, 0o444)])
