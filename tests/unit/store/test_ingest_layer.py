@@ -271,6 +271,26 @@ def test_mode_and_time_of_a_member(layout: StoreLayout) -> None:
     assert (0o444, 1_000_000_000) == (status.st_mode & 0o7777, status.st_mtime_ns)
 
 
+@pytest.mark.parametrize("umask", [0o022, 0o077])
+def test_modes_of_members(layout: StoreLayout, umask: int) -> None:
+    """Each has its own, whatever the umask, the file before it and an earlier attempt made of it."""
+    wanted = [0o444, 0o444, 0o555, 0o444, 0o555, 0o444]
+    before = os.umask(umask)
+    try:
+        for modes in (wanted[:3], wanted):
+            with closing(LayerIngest(layout, Digest.of(b"modes"), "plan", is_resumable=True)) as ingest:
+                for number, mode in enumerate(modes):
+                    ingest.begin_member(number, 0)
+                    ingest.end_member(mode, 0)
+                ingest.flush()
+            if modes != wanted:
+                (ingest.members / "1").chmod(0o600)  # killed before it was complete
+    finally:
+        os.umask(before)
+
+    assert wanted == [(ingest.members / str(number)).stat().st_mode & 0o7777 for number in range(6)]
+
+
 def test_bytes_that_were_there_are_not_counted_again(layout: StoreLayout) -> None:
     """`write_member` tells what is new on the disk."""
     tar = files_tar({"file": b"x" * 5000})
