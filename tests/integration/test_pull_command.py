@@ -258,6 +258,46 @@ def test_what_the_user_changed_is_never_taken_for_the_model(
     assert ["docker", "model"] == sorted(path.name for path in tmp_path.iterdir())
 
 
+_DIES_WHILE_MOVING = """\
+import os, signal, sys
+rename, moved = os.rename, 0
+def dying(*arguments, **options):
+    global moved
+    moved += "src_dir_fd" in options
+    if moved == 50:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return rename(*arguments, **options)
+os.rename = dying
+from modelcsi.cli.main import main
+main()
+"""
+
+
+@pytest.mark.parametrize("packed", [Format.TAR, Format.TAR_ZSTD], ids=lambda packed: packed.value)
+@pytest.mark.parametrize("flags", [(), ("--exclude", "model-00099*")], ids=["same", "other"])
+@pytest.mark.parametrize("exists", [False, True], ids=["new", "there"])
+def test_killed_while_files_are_moved(
+    registry: FakeRegistry, tmp_path: Path, docker_config: Path, packed: Format, flags: tuple[str, ...], exists: bool
+) -> None:
+    """Half of the files went into the tree: the same command fetches nothing again, another one gets what it asks for."""
+    model = push(registry.content, "pull/moved", random_files("moved", *[1000] * 100), packed)
+    target = tmp_path / "model"
+    if exists:
+        target.mkdir()
+    arguments = ["pull", model.at(registry.host), str(target), "--docker-config", str(docker_config)]
+    killed = subprocess.run([sys.executable, "-c", _DIES_WHILE_MOVING, *arguments], capture_output=True, check=False)
+    is_visible = target.exists() and any(not path.name.startswith(".modelcsi-pull") for path in target.iterdir())
+    again = pull(model.at(registry.host), target, *flags, docker_config=docker_config)
+
+    assert (-signal.SIGKILL, False) == (killed.returncode, is_visible)
+    assert DONE == again.returncode, again.stderr
+    assert promised({path: data for path, data in model.files.items() if not flags or "99" not in path}) == shown(
+        target
+    )
+    assert (2 if flags else 1) == registry.blob_gets[str(model.layers[0])]
+    assert ["docker", "model"] == sorted(path.name for path in tmp_path.iterdir())
+
+
 def test_flags_choose_files(registry: FakeRegistry, tmp_path: Path, docker_config: Path) -> None:
     """As the attributes of their names do; what is not wanted is not fetched."""
     files = {"onnx/model.onnx": b"1", "onnx/config.json": b"2", "onnx/README.md": b"3", "config.json": b"4"}

@@ -127,6 +127,7 @@ def _pull(wish: Wish, directory: Path, root: Path, options: argparse.Namespace) 
         puller = Puller(store, registry, keychain, PullLimits())
         try:
             resolved = puller.resolve(wish, Patience(Deadline.after(_RESOLVE_SECONDS)))
+            store.begin_view(wish.view_of(resolved.artifact.digest))
             view = _wait(puller, resolved)
             size = int((store.views.record(view.view) or {}).get("size_bytes", 0))
             _hand_over(view, directory, root)
@@ -165,8 +166,8 @@ def _wait(puller: Puller, resolved: Resolved) -> PulledView:
 def _hand_over(view: PulledView, directory: Path, root: Path) -> None:
     """Make the view the user's: renamed into place.
 
-    Its files are hard links of the store's content, which the user may change from then on. The store loses its name first,
-    so that a call after an interruption cannot take it for what was verified.
+    Some of its files are hard links of the store's content, which the user may change from then on. The store loses its name
+    first, so that a call after an interruption cannot take it for what was verified.
     """
     _check_empty(directory)
     if directory.exists() and any(_is_ours(child) for child in view.path.iterdir()):

@@ -7,7 +7,7 @@ import logging
 import os
 import sqlite3
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from modelcsi.deadline import Deadline
@@ -33,7 +33,7 @@ class Store:
 
     `disk_usage_limit` is asked at each reservation for the greatest number of bytes the store may hold (0: no limit). Waits
     until `patience` for another process that holds the store (the last driver may be about to end). Raises Busy then.
-    With `is_handed_over` the files belong to who made it in the end, and are made writable for him.
+    With `is_handed_over` the files belong to who made it in the end: they are moved into the one view, and writable for him.
     """
 
     def __init__(
@@ -55,11 +55,21 @@ class Store:
             os.close(self._lock_fd)
             raise
         self.content = ContentStore(self.layout)
-        self.views = Views(self.layout)
+        self.views = Views(self.layout, is_handed_over=is_handed_over)
         self.dynamic = DynamicTrees(self.layout, self.views, self.content)
         self.collector = Collector(self.layout, self.content, self.views, self.records)
         self.space = Space(root, self._make_room, lambda: self._limit(disk_usage_limit()))
-        self._clear_leftovers()
+        self._clear_leftovers(() if is_handed_over else self.layout.views.glob(".*"))
+
+    def begin_view(self, view: str) -> None:
+        """A store that is handed over makes this view now.
+
+        Of content that was moved into another one nobody knows what is left: it is fetched again.
+        """
+        others = self.views.others(view)
+        if others:  # they go last: who is killed before begins again
+            empty_trash(*self.content.take_away(list(self.content.digests())))
+            empty_trash(*(away for other in others for away in self.content.discard(other)))
 
     def close(self) -> None:
         """Close the database and give the lock back."""
@@ -72,12 +82,12 @@ class Store:
     def _limit(self, limit: int) -> tuple[int | None, int]:
         return (limit, self.content.size_bytes() + disk_bytes(self.layout.ingests)) if limit else (None, 0)
 
-    def _clear_leftovers(self) -> None:
+    def _clear_leftovers(self, views: Iterable[Path]) -> None:
         """What a crash left half-made under a temporary name; half-written content stays, to be resumed.
 
         What cannot be removed stays too: without a start nobody could unpublish.
         """
-        half_made = (*self.layout.views.glob(".*"), *self.layout.manifests.glob("*/.*"))
+        half_made = (*views, *self.layout.manifests.glob("*/.*"))
         for path in (*self.layout.trash.iterdir(), *half_made):
             try:
                 empty_trash(path)

@@ -1,17 +1,15 @@
-"""The tree that a pod sees: hard links into the content, built beside its name and renamed into place.
+"""The tree that a pod sees: hard links into the content (`placing.py`), built beside its name and renamed into place.
 
-A hard link shares mode and mtime with the content, so a file whose execute bit differs from the content's is copied (a
-reflink where the filesystem can); mtime belongs to the content and never makes a copy. Directories are made and files
-linked through descriptors of directories that this module made itself, and symlinks come last, so that no name in an
-artifact can lead outside.
+Directories are made and files linked through descriptors of directories that this module made itself, and symlinks come
+last, so that no name in an artifact can lead outside.
 """
 
 from __future__ import annotations
 
 import contextlib
 import errno
-import functools
 import hashlib
+import itertools
 import json
 import logging
 import os
@@ -21,7 +19,7 @@ from contextlib import closing
 from pathlib import Path
 
 from modelcsi.artifact.tree import EntryType, FileEntry, FileTree
-from modelcsi.errors import CorruptContent, UnsupportedArtifact
+from modelcsi.errors import UnsupportedArtifact
 from modelcsi.oci.digest import Digest
 from modelcsi.store.durable import (
     open_directory,
@@ -31,12 +29,10 @@ from modelcsi.store.durable import (
     sync_directories,
     sync_directory,
 )
-from modelcsi.store.layout import StoreLayout, member_name
+from modelcsi.store.layout import StoreLayout
+from modelcsi.store.placing import Linker, Mover, link_or_copy
 
 logger = logging.getLogger(__name__)
-
-_EXECUTE = 0o111
-_LINK_LIMIT = frozenset({errno.EMLINK, errno.EXDEV, errno.EPERM})
 
 
 def view_id(manifest: Digest, selection: str, layout: str = "files") -> str:
@@ -45,10 +41,11 @@ def view_id(manifest: Digest, selection: str, layout: str = "files") -> str:
 
 
 class Views:
-    """The complete trees of one store."""
+    """The complete trees of one store; of one that `is_handed_over` a single tree, into which the content is moved."""
 
-    def __init__(self, layout: StoreLayout) -> None:
+    def __init__(self, layout: StoreLayout, *, is_handed_over: bool = False) -> None:
         self._layout = layout
+        self._is_handed_over = is_handed_over
 
     def path(self, view: str) -> Path | None:
         """Where the view is, or None if it is not complete."""
@@ -65,10 +62,10 @@ class Views:
             return final
         temporary = self._layout.views / f".{view}.new"
         with space_errors(f"the tree of {origin.get('manifest', view)}"):
-            if temporary.exists():
+            if temporary.exists() and not self._is_handed_over:
                 remove_tree(temporary)
-            with _removed_on_failure(temporary):
-                temporary.mkdir(mode=0o700)
+            with contextlib.nullcontext() if self._is_handed_over else _removed_on_failure(temporary):
+                temporary.mkdir(mode=0o700, exist_ok=self._is_handed_over)
                 with _length_errors(origin.get("reference", view)):
                     self._fill(temporary, tree)
                 replace_file(self._layout.view_record(view), json.dumps(dict(origin)).encode())
@@ -104,69 +101,33 @@ class Views:
         ids = [path.stem for path in self._layout.views.glob("*.json")]
         return frozenset((self.record(view) or {}).get("manifest", "") for view in ids if self.path(view) is not None)
 
+    def others(self, view: str) -> list[Path]:
+        """What there is of other trees than this one, complete or not."""
+        mine = {self._layout.view(view).name, f".{view}.new"}
+        return [path for path in self._layout.views.iterdir() if path.is_dir() and path.name not in mine]
+
     def _fill(self, root: Path, tree: FileTree) -> None:
         directories = [entry for entry in tree.entries if entry.type is EntryType.DIRECTORY]
         for entry in directories:
-            (root / entry.path).mkdir(mode=0o700)
-        with closing(_Sources(self._layout)) as sources:
-            for parent, entries in _by_parent(tree).items():
+            (root / entry.path).mkdir(mode=0o700, exist_ok=self._is_handed_over)
+        files = _by_parent(tree)
+        with closing(self._placer(files)) as placer:
+            for parent, entries in files.items():
                 with open_directory(root / parent) as fd:
                     for entry in entries:
-                        _place(entry, sources, fd, self._layout.file_mode)
+                        placer.place(entry, fd)
         for entry in tree.entries:
-            if entry.type is EntryType.SYMLINK:
+            if entry.type is EntryType.SYMLINK and not (self._is_handed_over and (root / entry.path).is_symlink()):
                 (root / entry.path).symlink_to(entry.target)
         for entry in reversed(directories):
             (root / entry.path).chmod(entry.mode | self._layout.file_mode)
         root.chmod(0o555 | self._layout.file_mode)
         sync_directories([root, *(root / entry.path for entry in directories)])
 
-
-class _Sources:
-    """Where files are in the content, by an open directory and the name in it: for a hundred thousand of them whole paths
-    would take longer than their links.
-    """
-
-    def __init__(self, layout: StoreLayout) -> None:
-        self._layout = layout
-        self._layer: Digest | None = None
-        self._fd = -1
-
-    def locate(self, layer: Digest, member: int | None) -> tuple[int | None, str]:
-        """The directory's descriptor, valid until the next call, and the name; of a blob a path."""
-        if member is None:
-            return None, str(self._layout.blob(layer))
-        if layer is not self._layer:  # one stays open: an artifact may have ten thousand layers
-            self.close()
-            self._fd = os.open(self._layout.layer(layer), os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
-            self._layer = layer
-        return self._fd, member_name(member)
-
-    def close(self) -> None:
-        """Close what is open."""
-        if self._fd >= 0:
-            os.close(self._fd)
-            self._fd, self._layer = -1, None
-
-
-def _place(entry: FileEntry, sources: _Sources, parent_fd: int, file_mode: int) -> None:
-    name = entry.path.rpartition("/")[2]
-    mode = entry.mode | file_mode
-    if entry.data is not None:
-        _write(entry.data, name, parent_fd, mode)
-        return
-    assert entry.layer is not None, "a file's bytes are in a layer"
-    source_fd, source = sources.locate(entry.layer, entry.member)
-    status = os.stat(source, dir_fd=source_fd)
-    # Another artifact may have unpacked the same bytes in another form meanwhile: a tar is larger than any of its members.
-    if entry.member is not None and status.st_size != entry.size:
-        raise CorruptContent(
-            f"{entry.path!r} of layer {entry.layer} has {status.st_size} bytes; {entry.size} were recorded"
-        )
-    if (status.st_mode ^ mode) & _EXECUTE:
-        _copy(source, name, parent_fd, mode, source_fd)
-    else:
-        _link_or_copy(source, name, parent_fd, mode, source_fd)
+    def _placer(self, files: Mapping[str, list[FileEntry]]) -> Linker:
+        if not self._is_handed_over:
+            return Linker(self._layout)
+        return Mover(self._layout, list(itertools.chain.from_iterable(files.values())))
 
 
 @contextlib.contextmanager
@@ -215,7 +176,7 @@ def _clone(source_fd: int, fd: int) -> None:
                     _clone(below_source_fd, below_fd)
             else:
                 mode = stat.S_IMODE(entry.stat(follow_symlinks=False).st_mode)
-                _link_or_copy(entry.name, entry.name, fd, mode, source_fd)
+                link_or_copy(entry.name, entry.name, fd, mode, source_fd)
     os.fchmod(fd, 0o555)
 
 
@@ -226,42 +187,3 @@ def _opened(name: str, parent_fd: int) -> Iterator[int]:
         yield fd
     finally:
         os.close(fd)
-
-
-def _link_or_copy(source: str, name: str, parent_fd: int, mode: int, source_fd: int | None) -> None:
-    try:
-        os.link(source, name, src_dir_fd=source_fd, dst_dir_fd=parent_fd, follow_symlinks=False)
-    except OSError as error:
-        if error.errno not in _LINK_LIMIT:
-            raise
-        _copy(source, name, parent_fd, mode, source_fd)
-
-
-def _write(data: bytes, name: str, parent_fd: int, mode: int) -> None:
-    with os.fdopen(_create(name, parent_fd), "wb") as file:
-        file.write(data)
-        file.flush()
-        os.fchmod(file.fileno(), mode)
-        os.utime(file.fileno(), ns=(0, 0))
-        os.fsync(file.fileno())
-
-
-def _create(name: str, parent_fd: int) -> int:
-    return os.open(name, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600, dir_fd=parent_fd)
-
-
-def _copy(source: str, name: str, parent_fd: int, mode: int, source_fd: int | None) -> None:
-    opener = functools.partial(os.open, dir_fd=source_fd)
-    with open(source, "rb", opener=opener) as reader, contextlib.ExitStack() as stack:
-        fd = _create(name, parent_fd)
-        stack.callback(os.close, fd)
-        status = os.fstat(reader.fileno())
-        remaining = status.st_size
-        while remaining:
-            copied = os.copy_file_range(reader.fileno(), fd, min(remaining, 1 << 30))
-            if copied == 0:
-                raise OSError(errno.EIO, f"{source} ended {remaining} bytes early")
-            remaining -= copied
-        os.fchmod(fd, mode)
-        os.utime(fd, ns=(status.st_mtime_ns, status.st_mtime_ns))
-        os.fsync(fd)
