@@ -269,12 +269,13 @@ class LayerPuller:
 
     def _unpack(self, unpacker: Unpacker, pieces: Iterator[bytes], work: LayerWork) -> None:
         """Run the unpacker, alone among those that need a lot of memory."""
-        head, pieces = peek(pieces)
-        if not needs_large_window(head):
-            unpacker.run(pieces)
-            return
-        with self._claims.hold("large window", work.stop):
-            unpacker.run(pieces)
+        with closing(unpacker):
+            head, pieces = peek(pieces)
+            if not needs_large_window(head):
+                unpacker.run(pieces)
+                return
+            with self._claims.hold("large window", work.stop):
+                unpacker.run(pieces)
 
     def _is_proven(self, layer: Layer, sources: Sources) -> bool:
         """Whether a repository of this job delivered the layer before, or shows now that it holds it.

@@ -171,7 +171,8 @@ class Lazy:
     """The received bytes of a compressed layer, kept so that a killed pull need not fetch them again.
 
     `awaited`: of an image's layer, of which nothing is kept until its unpacker found something to keep. What came before
-    is then fetched again by a pull that goes on; with base layers that is everything, for nothing of them is wanted.
+    is then fetched again by a pull that goes on; with base layers that is everything, for nothing of them is wanted. Until
+    then who stores follows the unpacker: ahead of it, he would drop up to a whole window of what it is about to keep.
     """
 
     stores = True
@@ -202,7 +203,7 @@ class Lazy:
 
     def write(self, offset: int, data: bytes) -> None:
         """See `Target.write`."""
-        if self._target is None and self._awaited is not None and self._awaited.has_kept:
+        if self._target is None and self._awaited is not None and self._awaited.has_kept_of(offset + len(data)):
             self._open()
         if self._target is not None:
             self._target.write(offset, data)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import itertools
+import threading
 from collections.abc import Callable, Iterator
 from functools import partial
 
@@ -33,7 +34,7 @@ _EXPANSION_FACTOR = 200
 class Unpacker:
     """Reads one layer once; `members` is complete when `run` has returned.
 
-    `reading` is how it is read, by default as the selection needs it.
+    `reading` is how it is read, by default as the selection needs it. `has_kept_of` may be asked by another thread.
     """
 
     def __init__(
@@ -45,8 +46,11 @@ class Unpacker:
         reading: Reading | None = None,
     ) -> None:
         self.members: list[Member] = []
-        self.has_kept = False
-        """Whether a member was kept so far."""
+        self._looked = threading.Condition()
+        # Under the condition's lock: bytes of the stream that were looked through; how many those were when the first member
+        # was kept; whether nothing more will be.
+        self._read_bytes, self._is_over = 0, False
+        self._kept_from: int | None = None
         self._reading = reading or reading_of(layer, selection)
         self._layer = layer
         self._selection = selection
@@ -63,6 +67,7 @@ class Unpacker:
 
         Raises UnsupportedArtifact naming the member and the layer, StoreFull.
         """
+        pieces = self._counted(pieces)
         if self._reading.form is Form.FILE:
             self._run_file(pieces)
             return
@@ -79,6 +84,29 @@ class Unpacker:
                     self._handle(event)
                 self._account()
         parser.finish()
+
+    def close(self) -> None:
+        """Nothing is unpacked any more, whether or not `run` was called: nobody waits for it."""
+        with self._looked:
+            self._is_over = True
+            self._looked.notify_all()
+
+    def has_kept_of(self, end: int) -> bool:
+        """Whether a member was kept of the stream up to `end`; waits until that was looked through, or for `close`.
+
+        A decoder takes its next piece before it has given all of the last one: a member that begins at the end of a piece may
+        count for the one after it.
+        """
+        with self._looked:
+            self._looked.wait_for(lambda: self._kept_from is not None or self._is_over or self._read_bytes >= end)
+            return self._kept_from is not None and self._kept_from < end
+
+    def _counted(self, pieces: Iterator[bytes]) -> Iterator[bytes]:
+        for piece in pieces:
+            yield piece
+            with self._looked:
+                self._read_bytes += len(piece)
+                self._looked.notify_all()
 
     def _run_file(self, pieces: Iterator[bytes]) -> None:
         """How large the file is, its last byte tells."""
@@ -118,13 +146,19 @@ class Unpacker:
         self.members.append(member)
         self._is_kept = member.type is MemberType.FILE and (self._wants_all or self._wants(member.path))
         if self._is_kept:
-            self.has_kept = True
+            self._note_kept()
             if self._is_plain and member.size > self._layer.size:
                 raise UnsupportedArtifact(
                     f"{member.path!r} of {self._where} claims {member.size} bytes; the whole layer has {self._layer.size}"
                 )
             self._hash = hashlib.sha256()
             self._ingest.begin_member(len(self.members) - 1 if member.number is None else member.number, member.size)
+
+    def _note_kept(self) -> None:
+        if self._kept_from is None:  # written here only
+            with self._looked:
+                self._kept_from = self._read_bytes
+                self._looked.notify_all()
 
     def _wants(self, path: str) -> bool:
         return wants_member(self._layer, path, self._selection)

@@ -103,11 +103,11 @@ class Pod:
     def resolve(self) -> Resolved:
         """As `Volumes` does."""
         wish = Wish(Reference.parse(self.reference), self.policy, self.selection, Caller(self.secrets), self.pinned)
-        return self.puller.resolve(wish, Patience(Deadline.after(20)))
+        return self.puller.resolve(wish, Patience(Deadline.after(60)))
 
     def pull(self, patience: Patience | None = None) -> PulledView:
         """Resolve and wait."""
-        return self.puller.pull(self.resolve(), self.owner, patience or Patience(Deadline.after(20)))
+        return self.puller.pull(self.resolve(), self.owner, patience or Patience(Deadline.after(60)))
 
 
 def secret(registry: FakeRegistry, user: str, password: str) -> dict[str, str]:
@@ -122,8 +122,8 @@ def tree_of(path: Path) -> dict[str, bytes]:
 
 
 def wait_until(condition: Callable[[], bool]) -> None:
-    """Give other threads time, at most ten seconds of it."""
-    ends, pause = time.monotonic() + 10, threading.Event()
+    """Give other threads time, at most a minute of it."""
+    ends, pause = time.monotonic() + 60, threading.Event()
     while not condition():
         assert time.monotonic() < ends
         pause.wait(0.002)
