@@ -20,7 +20,8 @@ from tests.fakes.fuse_mount import TinyHolder, mount_fuse, unmount
 from tests.fakes.lazy import VIEW, LazyDriver, LazyFile, LazyStore, content_of
 
 MIB = 1 << 20
-_ABORT_SECONDS = 90.0
+_ABORT_BEFORE_SECONDS = 30.0
+"""The test's own time ends."""
 OTHERS = (
     PlannedEntry(FileEntry("dir", EntryType.DIRECTORY, 0, 0o555, 5_000_000_001)),
     PlannedEntry(FileEntry("dir/link", EntryType.SYMLINK, 0, 0o777, target="../weights")),
@@ -59,7 +60,15 @@ Mount = Callable[..., Mounted]
 
 
 @pytest.fixture
-def mount(area: Path) -> Iterator[Mount]:
+def abort_seconds(request: pytest.FixtureRequest) -> float:
+    """When a connection is ended so that what waits for it fails: a test that may take longer has longer."""
+    marker = request.node.get_closest_marker("timeout")
+    limit = marker.args[0] if marker else request.config.getini("timeout")
+    return float(limit) - _ABORT_BEFORE_SECONDS
+
+
+@pytest.fixture
+def mount(area: Path, abort_seconds: float) -> Iterator[Mount]:
     """Mount a view of these files; `serves`: what is wanted arrives at once."""
     with ExitStack() as stack:
 
@@ -78,7 +87,7 @@ def mount(area: Path) -> Iterator[Mount]:
             fd, device = mount_fuse(target, VIEW)
             stack.callback(_unmount_if_mounted, target)
             # No signal ends a process that waits for a server which it should start itself.
-            watchdog = threading.Timer(_ABORT_SECONDS, abort, (device,))
+            watchdog = threading.Timer(abort_seconds, abort, (device,))
             watchdog.start()
             stack.callback(watchdog.cancel)
             holder = stack.enter_context(TinyHolder(root, verify=verify, read_timeout=read_timeout))

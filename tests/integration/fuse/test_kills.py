@@ -21,7 +21,7 @@ _READERS = 8
 _READER = Path(__file__).with_name("reader.py")
 
 
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(600)
 def test_hundred_kills(mount: Mount, area: Path) -> None:
     """Reads, faults, opens, closes and listings of files that are here, arrive, become complete and are: no error, no wrong byte.
 

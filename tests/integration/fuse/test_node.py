@@ -45,8 +45,8 @@ def daemons(area: Path) -> Iterator[Daemons]:
     made.stop()
 
 
-@pytest.mark.timeout(300)
-def test_kills_in_turn(daemons: Daemons, area: Path) -> None:
+@pytest.mark.timeout(600)
+def test_kills_in_turn(daemons: Daemons, area: Path, abort_seconds: float) -> None:
     """Servers, standbys and the holder are killed, alone and together, and the holder is updated: no error, no wrong byte."""
     files = [LazyFile(name, content_of(name, size * MIB)) for name, size in _SIZES.items()]
     store = LazyStore(area / "root", files)
@@ -62,7 +62,7 @@ def test_kills_in_turn(daemons: Daemons, area: Path) -> None:
     with LazyDriver(store), ExitStack() as stack:
         fd, device = mount_fuse(target, VIEW)
         stack.callback(unmount, target)
-        watchdog = threading.Timer(250, abort, (device,))
+        watchdog = threading.Timer(abort_seconds, abort, (device,))
         watchdog.start()
         stack.callback(watchdog.cancel)
         daemons.hold(VIEW, fd, "passthrough", device, b"secret")
