@@ -46,6 +46,8 @@ class PushFaults:
     """Every PATCH is answered with this status, after its body was read."""
     second_part_status: int = 0
     """Every PATCH but the first one of an upload is."""
+    after_blobs: int = 0
+    """PATCHes wait until so many blobs are here: what goes wrong with them finds the small blobs of an artifact complete."""
 
 
 @dataclass
@@ -75,6 +77,7 @@ class PushRegistry:
             state = registry
 
         self.lock = threading.Lock()
+        self._arrived = threading.Condition(self.lock)
         self._server = FakeHttpServer(("127.0.0.1", 0), Handler, self.tls)
 
     @property
@@ -93,6 +96,17 @@ class PushRegistry:
             left: int = getattr(self.faults, name)
             setattr(self.faults, name, max(0, left - 1))
             return left > 0
+
+    def keep(self, digest: str, content: bytes) -> None:
+        """A blob is here."""
+        with self._arrived:
+            self.blobs[digest] = content
+            self._arrived.notify_all()
+
+    def wait_for_blobs(self) -> None:
+        """See `PushFaults.after_blobs`."""
+        with self._arrived:
+            assert self._arrived.wait_for(lambda: len(self.blobs) >= self.faults.after_blobs, 60)
 
     def __enter__(self) -> Self:
         self._server.start()
@@ -151,6 +165,7 @@ class _Handler(BaseHTTPRequestHandler):
 
     def do_PATCH(self) -> None:
         self._count("blob")
+        self.state.wait_for_blobs()
         faults = self.state.faults
         size = int(self.headers["Content-Length"])
         if faults.cut_part and not self.state.take_fault("cut_after"):
@@ -202,7 +217,7 @@ class _Handler(BaseHTTPRequestHandler):
         if str(Digest.of(body)) != digest:
             self._answer(400, body=b'{"errors":[{"code":"DIGEST_INVALID"}]}')
         else:
-            self.state.blobs[digest] = body
+            self.state.keep(digest, body)
             self._answer(201)
 
     def _upload(self) -> str:

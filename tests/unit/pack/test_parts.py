@@ -33,7 +33,11 @@ def artifact(tmp_path: Path, packed: Packer) -> PackedArtifact:
 
 @pytest.fixture
 def push(transport: HttpTransport, registry: PushRegistry, artifact: PackedArtifact, tmp_path: Path) -> Push:
-    """`push()` is what a command does; each call is one of its own."""
+    """`push()` is what a command does; each call is one of its own.
+
+    The config is pushed beside the parts: each of them waits for it, so that what is left to be sent is no matter of chance.
+    """
+    registry.faults.after_blobs = 1
     return Push(transport, registry, artifact, tmp_path / "uploads")
 
 
