@@ -259,7 +259,7 @@ def test_a_registry_that_is_away_for_a_while(driver: Driver, registry: FakeRegis
 
 
 def test_waiting_has_an_end(make_driver: MakeDriver, registry: FakeRegistry, wire: Wire) -> None:
-    """`fuse.read_timeout` turns a read whose bytes do not come into EIO; the kernel's second attempt does not double it."""
+    """`fuse.read_timeout` turns a read whose bytes do not come into EIO. The kernel's second attempt does not double that."""
     driver = make_driver({"fuse": {"read_timeout": "6s"}})
     model = push(registry.content, "lazy/timeout", random_files("timeout", 16 * MIB))
     wire.bytes_per_second = MIB

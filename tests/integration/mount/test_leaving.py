@@ -32,7 +32,7 @@ def _wait_for_either(driver: threading.Thread, holder: int) -> None:
 
 
 def test_a_driver_ends_while_the_holder_is_replaced(node_of_containers: NodeOfContainers) -> None:
-    """It waits for the next holder, since nobody else has the views any more."""
+    """While the holder of its lazy volumes is away, a driver that ends waits up to 15 s to hand them over."""
     node_of_containers.start_holder()
     target = node_of_containers.mount()
     node_of_containers.kill_holder()
