@@ -69,6 +69,7 @@ def read_state(state_fd: int) -> dict[str, Any]:
 
 def lock_holder(path: Path) -> int:
     """Held while a holder lives."""
+    path.parent.mkdir(mode=0o711, parents=True, exist_ok=True)  # as a driver makes it, which may begin later
     lock_fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
     try:
         fcntl.flock(lock_fd, fcntl.LOCK_EX | fcntl.LOCK_NB)

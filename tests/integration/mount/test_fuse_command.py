@@ -6,6 +6,7 @@ import json
 import os
 import shutil
 import signal
+import stat
 import subprocess
 import sys
 import tempfile
@@ -195,6 +196,19 @@ def test_a_signal_that_comes_too_early_waits(node: RealNode) -> None:
         process.terminate()
 
     assert 0 == process.returncode
+
+
+def test_a_holder_may_be_first(tmp_path: Path) -> None:
+    """On a new node its pod may begin before the driver's."""
+    root = tmp_path / "new" / "root"
+    config = tmp_path / "config.yaml"
+    config.write_text(json.dumps({"service_name": "x", "csi_endpoint": f"unix://{tmp_path}/s", "root_dir": str(root)}))
+    with subprocess.Popen([*program(), "fuse", "--config", str(config)]) as process:
+        eventually(lambda: (root / "fuse.sock").exists() or process.poll() is not None, "the holder")
+        process.terminate()
+
+    assert 0 == process.returncode
+    assert 0o711 == stat.S_IMODE(root.stat().st_mode)
 
 
 def test_a_holder_keeps_nothing_of_who_started_it(node: RealNode) -> None:
