@@ -374,10 +374,14 @@ class Daemons:
         for loss in losses:
             if loss.why:
                 self._lose(loss.view, loss.why, loss.serial)
-            elif devices_of(read_mount_table(), loss.view):
+            # Not by the view alone: of a connection before it, or of another driver, mounts may be there as well.
+            elif devices_of(read_mount_table(), loss.view) & self._devices(loss.serial):
                 self._lose(loss.view, "its FUSE connection was ended", loss.serial)
             else:  # unmounted
                 self._unpark(loss.view, loss.serial)
+
+    def _devices(self, serial: str) -> frozenset[str]:
+        return frozenset(held.device for held in self.held() if held.serial == serial)
 
     def _lose(self, view: str, why: str, serial: str) -> None:
         if self._unpark(view, serial):

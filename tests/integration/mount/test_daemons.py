@@ -294,6 +294,26 @@ def test_a_connection_that_somebody_ended_is_a_loss(lazy_node: LazyNode) -> None
     assert [(VIEW, "its FUSE connection was ended")] == lazy_node.lost
 
 
+def test_an_unmount_is_no_loss_beside_a_dead_mount(lazy_node: LazyNode) -> None:
+    """Mounts of the same view may be left of a connection that was ended before, or be another driver's."""
+
+    def device_of(view: str) -> str:
+        (device,) = (held.device for held in lazy_node.daemons.held() if held.view == view)
+        return device
+
+    lazy_node.mount()
+    abort(device_of(VIEW))
+    eventually(lambda: lazy_node.lost, "the loss")
+    lazy_node.mount("again")
+    lazy_node.mount("other", OTHER)
+    subprocess.run(["umount", lazy_node.root / "pods" / "again"], check=True)
+    eventually(lambda: len(lazy_node.daemons.held()) == 1, "the unmount to be seen")
+    abort(device_of(OTHER))
+    eventually(lambda: len(lazy_node.lost) > 1, "what is told next")
+
+    assert [VIEW, OTHER] == [view for view, _ in lazy_node.lost]
+
+
 def test_a_view_of_pyfuse3_ends_with_its_server(lazy_node: LazyNode) -> None:
     """Nobody else has the descriptor, so readers get an error at once; another view's server is another process."""
     target = lazy_node.mount(adapter="pyfuse3")
