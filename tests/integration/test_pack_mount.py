@@ -82,7 +82,9 @@ def is_directory_of(tree: Tree) -> bool:
     return not any(other.startswith(f"{path}/") for path in tree for other in tree)
 
 
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=40, deadline=None)
+@settings(
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow], max_examples=40, deadline=None
+)
 @given(tree=_TREES, codec=st.sampled_from(list(CODECS.values())))
 def test_any_directory_mounts_as_it_was_packed(
     driver: Driver, docker_registry: DockerRegistry, tmp_path_factory: pytest.TempPathFactory, tree: Tree, codec: Codec

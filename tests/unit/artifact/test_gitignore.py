@@ -111,7 +111,9 @@ _PIECES = st.sampled_from([*"abé.*?/!#-]\\ ", *_SPECIAL])
 _PATTERNS = st.lists(_PIECES, min_size=1, max_size=6).map("".join)
 
 
-@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(
+    max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
+)
 @given(
     patterns=st.lists(_PATTERNS, min_size=1, max_size=4), paths=st.lists(_PATHS, min_size=5, max_size=15, unique=True)
 )

@@ -107,7 +107,9 @@ def test_endless_head_ends(tmp_path: Path) -> None:
     assert time.monotonic() - began < 60  # 1.5 s measured; without a limit it were days
 
 
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=300, deadline=None)
+@settings(
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow], max_examples=300, deadline=None
+)
 @given(st.data())
 def test_any_change_of_a_file_is_survived(tmp_path: Path, data: st.DataObject) -> None:
     """Whatever bytes are other ones, the reader answers with what it understood, or nothing."""
