@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import json
 import os
 import random
 import signal
-import subprocess
 import sys
 import threading
 from collections.abc import Iterator
@@ -20,12 +18,12 @@ from modelcsi.mount.fusemount import abort
 from tests.fakes.fuse_mount import mount_fuse, unmount
 from tests.fakes.lazy import VIEW, LazyDriver, LazyFile, LazyStore, content_of
 from tests.integration.fuse.conftest import MIB, needs_root
+from tests.integration.fuse.readers import assert_nothing_noticed, readers
 
 pytestmark = needs_root()
 
 _READERS = 8
 _ROUNDS = 40
-_READER = Path(__file__).with_name("reader.py")
 _SIZES = {"here": 24, "done": 24, "coming": 48}
 
 
@@ -50,11 +48,8 @@ def test_kills_in_turn(daemons: Daemons, area: Path, abort_seconds: float) -> No
     """Servers, standbys and the holder are killed, alone and together, and the holder is updated: no error, no wrong byte."""
     files = [LazyFile(name, content_of(name, size * MIB)) for name, size in _SIZES.items()]
     store = LazyStore(area / "root", files)
-    originals, target = area / "originals", area / "mount"
-    for directory in (originals, target):
-        directory.mkdir()
-    for file in files:
-        (originals / file.path).write_bytes(file.content)
+    target = area / "mount"
+    target.mkdir()
     store.complete("done")
     for chunk in store.chunks("here"):
         store.arrive("here", chunk)
@@ -67,26 +62,13 @@ def test_kills_in_turn(daemons: Daemons, area: Path, abort_seconds: float) -> No
         stack.callback(watchdog.cancel)
         daemons.hold(VIEW, fd, "passthrough", device, b"secret")
         os.close(fd)
-        command = [sys.executable, str(_READER), str(target), str(originals)]
-        readers = [
-            subprocess.Popen([*command, str(reader), *_SIZES], stdout=subprocess.PIPE) for reader in range(_READERS)
-        ]
-        try:
+        with readers(target, files, area / "originals", _READERS) as stop:
             for _ in range(_ROUNDS):
                 threading.Event().wait(choose.uniform(0, 0.7))
                 _harm(daemons, choose.randrange(5))
-            for reader in readers:
-                reader.terminate()
-            reports = [json.loads(reader.communicate(timeout=60)[0]) for reader in readers]
-        finally:
-            for reader in readers:
-                with reader:
-                    reader.kill()
-    sys.stdout.write(f"{[(report['reads'], round(report['longest'], 3)) for report in reports]}\n")
+            reports = stop()
 
-    assert [[]] * _READERS == [report["errors"] for report in reports]
-    assert [0] * _READERS == [report.get("wrong", 0) for report in reports]
-    assert all(report["reads"] > _ROUNDS for report in reports)
+    assert_nothing_noticed(reports, _ROUNDS)
 
 
 def _harm(daemons: Daemons, sort: int) -> None:

@@ -11,7 +11,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -23,13 +23,13 @@ from modelcsi.mount.servers import program
 from tests.fakes.lazy import VIEW, LazyDriver, LazyFile, LazyStore, content_of
 from tests.fakes.processes import is_gone, kill_all_of
 from tests.integration.driver import eventually
+from tests.integration.fuse.readers import assert_nothing_noticed, readers
 from tests.integration.mount.conftest import LazyNode, wait_for_end
 
 pytestmark = pytest.mark.timeout(180)
 
 _MIB = 1 << 20
 _MAX_HOLDER_KIB = 20 << 10
-_READER = Path(__file__).parents[1] / "fuse" / "reader.py"
 _FILES = tuple(
     LazyFile(name, content_of(name, size * _MIB)) for name, size in {"here": 8, "done": 8, "coming": 16}.items()
 )
@@ -78,32 +78,10 @@ def node() -> Iterator[RealNode]:
         yield made
 
 
-@contextmanager
-def _readers(mount: Path, originals: Path, count: int = 4) -> Iterator[Any]:
-    originals.mkdir()
-    for file in _FILES:
-        (originals / file.path).write_bytes(file.content)
-    command = [sys.executable, str(_READER), str(mount), str(originals)]
-    names = [file.path for file in _FILES]
-    started = [subprocess.Popen([*command, str(seed), *names], stdout=subprocess.PIPE) for seed in range(count)]
-
-    def stop() -> list[dict[str, Any]]:
-        for reader in started:
-            reader.terminate()
-        return [json.loads(reader.communicate(timeout=60)[0]) for reader in started]
-
-    try:
-        yield stop
-    finally:
-        for reader in started:
-            with reader:
-                reader.kill()
-
-
 def test_all_is_killed_and_updated_under_load(node: RealNode) -> None:
     """Active, both servers, holder, holder and servers, driver, update: no error and no wrong byte."""
     target = node.mount(view=VIEW)
-    with _readers(target, node.root.parent / "originals") as stop:
+    with readers(target, _FILES, node.root.parent / "originals", count=4) as stop:
         for _ in range(3):
             active, standby, holder = node.server(), node.server("standby"), node.holder()
             for victims in ((active,), (active, standby), (holder,), (holder, active, standby)):
@@ -118,10 +96,8 @@ def test_all_is_killed_and_updated_under_load(node: RealNode) -> None:
             wait_for_end(active, standby)
             node.server("standby")
         reports = stop()
-    sys.stdout.write(f"{[(report['reads'], round(report['longest'], 3)) for report in reports]}\n")
 
-    assert [[]] * 4 == [report["errors"] for report in reports]
-    assert [0] * 4 == [report.get("wrong", 0) for report in reports]
+    assert_nothing_noticed(reports)
     assert [] == node.lost
 
 
