@@ -121,14 +121,16 @@ class Daemons:
             raise MountFailed(f"the connection of view {view} has ended before it was served")
         descriptors = [secret_file(secret), os.dup(fuse_fd)]
         held = Held(view, adapter, device, secret, secrets.token_hex(8))
-        with self._lock:
+        task = Task(held.to_hold(), descriptors, queue.SimpleQueue())
+        with self._lock:  # both at once: a view without descriptor and task is one that a holder has lost
             self._released.discard(view)
             old = self._parked.pop(view, None)
             self._parked[view] = Parked(held, os.dup(fuse_fd) if adapter == PASSTHROUGH else None)
+            self._tasks.append(task)
         if old is not None:
             old.close()
         try:
-            self._do(Task(held.to_hold(), descriptors, queue.SimpleQueue()))
+            self._wait_for(task)
         except MountFailed:
             self.release(view)
             raise
@@ -188,9 +190,7 @@ class Daemons:
         """None while there is none."""
         return self._holder_pid
 
-    def _do(self, task: Task) -> None:
-        with self._lock:
-            self._tasks.append(task)
+    def _wait_for(self, task: Task) -> None:
         self._wake()
         try:
             error = task.done.get(timeout=_HOLD_SECONDS)
