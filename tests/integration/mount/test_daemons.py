@@ -120,15 +120,21 @@ def test_the_driver_is_restarted(lazy_node: LazyNode) -> None:
     assert active == lazy_node.server()
 
 
+def _leave_servers_alone(node: LazyNode) -> None:
+    """The driver ends, and the holder is killed; another driver has begun."""
+    holder = node.holder()
+    node.daemons.stop()
+    os.kill(holder, signal.SIGKILL)
+    wait_for_end(holder)
+    node.restart()
+
+
 def test_driver_and_holder_die_together(lazy_node: LazyNode) -> None:
     """The orphaned server hands the descriptors to the next holder; only the secret is lost."""
     target = lazy_node.mount()
-    holder, active = lazy_node.holder(), lazy_node.server()
+    active = lazy_node.server()
     with readers(target / "file") as stop:
-        lazy_node.daemons.stop()
-        os.kill(holder, signal.SIGKILL)
-        wait_for_end(holder)
-        lazy_node.restart()
+        _leave_servers_alone(lazy_node)
         lazy_node.mount("other", OTHER)  # which starts a holder
         wait_for_end(active)
         eventually(lambda: len(lazy_node.daemons.held()) == 2, "both views")
@@ -146,12 +152,9 @@ def test_driver_and_holder_die_together(lazy_node: LazyNode) -> None:
 def test_a_driver_finds_servers_without_a_holder(lazy_node: LazyNode) -> None:
     """It starts one, and has their views when it has started: it would take their mounts for dead, and mount them anew."""
     target = lazy_node.mount()
-    holder, active = lazy_node.holder(), lazy_node.server()
+    active = lazy_node.server()
     with readers(target / "file") as stop:
-        lazy_node.daemons.stop()
-        os.kill(holder, signal.SIGKILL)
-        wait_for_end(holder)
-        lazy_node.restart()
+        _leave_servers_alone(lazy_node)
         is_alive = lazy_node.daemons.is_alive(VIEW)
         wait_for_end(active)
         results = stop()
